@@ -1,0 +1,1 @@
+"""JPEG baseline (ITU-T T.81), decoder and encoder."""

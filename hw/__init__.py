@@ -1,0 +1,1 @@
+"""The silicon, in Amaranth. What is outside ``models`` synthesizes."""

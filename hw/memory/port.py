@@ -1,0 +1,128 @@
+"""The memory port: requests and responses of whole lines.
+
+A line is 64 bytes: one tile of 8x8 samples, one DRAM burst, one beat. Byte ``n`` of a line is bits ``8n`` to ``8n+7``.
+
+Rules of every port:
+
+- A request names a window and a line offset in it; the owner of the memory checks it.
+- Each request gets one response: a read its line, a write its acknowledgement, after which any read sees the line.
+- Responses of one ``id`` come in the order of their requests. Between ids there is no order, and none between a
+  write and a later read whose acknowledgement was not awaited, even of one id.
+- A requester reserves room for a response before it asks: it takes every response without waiting for
+  anything that itself waits for memory.
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = [
+    "LINE_BYTES",
+    "LineRequest",
+    "LineResponse",
+    "MemoryPort",
+    "MemoryStatus",
+    "Op",
+    "Request",
+    "Response",
+    "Rights",
+    "Window",
+    "line_port",
+]
+
+LINE_BYTES = 64
+
+
+class Op(enum.Enum, shape=1):
+    """What a request asks for."""
+
+    Read = 0
+    Write = 1
+
+
+class MemoryStatus(enum.Enum, shape=2):
+    """How an access ended. Data that comes with anything but ``Ok`` means nothing."""
+
+    Ok = 0
+    Refused = 1
+    """Outside its window, without the right, or the window is not set: nothing was touched."""
+    Poison = 2
+    """The memory knows that the data is bad."""
+
+
+class Request(data.Struct):
+    """One access, as an engine asks for it."""
+
+    op: Op
+    id: 3
+    """Stream of requests within which order holds."""
+    window: 6
+    offset: 26
+    """Line within the window."""
+    data: 512
+    """Line to write; of no meaning when reading."""
+
+
+class Response(data.Struct):
+    """The answer to one :class:`Request`."""
+
+    op: Op
+    id: 3
+    status: MemoryStatus
+    data: 512
+    """Line read; of no meaning for a write."""
+
+
+class MemoryPort(wiring.Signature):
+    """What an engine has: ``request`` out, ``response`` in."""
+
+    def __init__(self):
+        super().__init__({"request": Out(stream.Signature(Request)), "response": In(stream.Signature(Response))})
+
+    def __eq__(self, other):
+        return isinstance(other, MemoryPort)
+
+    __hash__ = None
+
+
+class LineRequest(data.Struct):
+    """One access to the chip's own memory, behind the window check."""
+
+    op: Op
+    id: 8
+    """Client (upper 5 bits) and its id (lower 3)."""
+    address: 30
+    """Line; 2**30 lines are 64 GiB. Beyond the memory's end it wraps: windows keep accesses inside."""
+    data: 512
+
+
+class LineResponse(data.Struct):
+    """The answer to one :class:`LineRequest`."""
+
+    op: Op
+    id: 8
+    status: MemoryStatus
+    data: 512
+
+
+def line_port():
+    """Signature of what the fabric has towards a memory: ``request`` out, ``response`` in."""
+    return wiring.Signature(
+        {"request": Out(stream.Signature(LineRequest)), "response": In(stream.Signature(LineResponse))}
+    )
+
+
+class Rights(data.Struct):
+    """What a window allows."""
+
+    read: 1
+    write: 1
+
+
+class Window(data.Struct):
+    """A grant: lines ``base`` to ``base + length - 1`` of a node's memory. A window of length 0 is not set."""
+
+    node: 6
+    base: 30
+    length: 27
+    rights: Rights

@@ -1,0 +1,1 @@
+"""From a job file to results: build, run, compare, report."""

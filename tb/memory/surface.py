@@ -1,0 +1,151 @@
+"""Testbench of hw/memory/surface.py."""
+
+import cocotb
+import numpy as np
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from tessera.golden.frames import ChromaFormat, Frame
+from tessera.hw.lib.streams import connect
+from tessera.hw.memory.layout import SurfaceLayout
+from tessera.hw.memory.port import Op
+from tessera.hw.memory.surface import Surface, SurfaceReader, SurfaceWriter, Tile, TilePlace
+from tessera.hw.models.memory import IdealMemory, Knobs
+from tessera.hw.models.storage import Backdoor
+from tessera.tb.bench import Bench, Dut
+from tessera.tb.engine import EngineBench
+
+
+class ReaderHarness(wiring.Component):
+    """A surface reader in front of an ideal memory."""
+
+    def __init__(self, depth):
+        self.reader = SurfaceReader(id=3, depth=depth)
+        self.memory = IdealMemory()
+        super().__init__(
+            {
+                "surface": In(Surface),
+                "i": In(stream.Signature(TilePlace)),
+                "o": Out(stream.Signature(Tile)),
+                "knobs": In(Knobs),
+                "backdoor": In(Backdoor()),
+                "abort": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.reader = reader = self.reader
+        m.submodules.memory = memory = self.memory
+        m.d.comb += [reader.surface.eq(self.surface), memory.knobs.eq(self.knobs)]
+        wiring.connect(m, wiring.flipped(self.backdoor), memory.backdoor)
+        connect(m, self.i, reader.i)
+        connect(m, reader.o, self.o)
+        connect(m, reader.request, memory.port.request)
+        connect(m, memory.port.response, reader.response)
+        return m
+
+
+DUTS = {
+    "reader": Dut(lambda: ReaderHarness(32), stalls=True, tests="reader"),
+    "shallow": Dut(lambda: ReaderHarness(4), tests="reader_gives"),
+    "writer": Dut(lambda: SurfaceWriter(id=5), tests="writer"),
+}
+GEOMETRIES = [
+    (ChromaFormat.C420, 61, 43),
+    (ChromaFormat.C444, 300, 150),
+    (ChromaFormat.C422, 257, 129),
+    (ChromaFormat.Gray, 1, 1),
+    (ChromaFormat.C420, 8, 8),
+    (ChromaFormat.C422, 17, 9),
+]
+
+
+def picture(chroma, width, height, seed=1):
+    random = np.random.default_rng(seed)
+    sizes = [chroma.plane_size(plane, width, height) for plane in range(chroma.planes)]
+    return Frame(chroma, tuple(random.integers(0, 256, (h, w), dtype=np.uint8) for w, h in sizes))
+
+
+def surface_fields(frame, window, body):
+    geometry = {"chroma_format": int(frame.format), "width": frame.width, "height": frame.height}
+    return {"window": window, "body": body, **geometry}
+
+
+async def set_surface(bench, frame, window, body):
+    bench.dut.surface.value = Surface.const(surface_fields(frame, window, body)).as_bits()
+    await bench.cycles(3)
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5], memory_stall=[0, 8])
+async def reader_gives_tiles_and_repeats_the_edge(dut, stall, memory_stall):
+    bench = EngineBench(dut, DUTS)
+    await bench.reset(stall=memory_stall)
+    for geometry in GEOMETRIES:
+        frame = picture(*geometry)
+        layout = SurfaceLayout(*geometry)
+        await set_surface(bench, frame, window=2, body=512)
+        await bench.write_lines(2, 512, layout.pack(frame, fill=0xEE))
+        places, expected = [], []
+        for plane, samples in enumerate(frame.planes):
+            across, down = layout.tiles(plane)
+            padding = ((0, (down + 3) * 8 - samples.shape[0]), (0, (across + 3) * 8 - samples.shape[1]))
+            padded = np.pad(samples, padding, mode="edge")
+            for _ in range(60):
+                x, y = bench.random.randrange(across + 3), bench.random.randrange(down + 3)
+                places.append({"plane": plane, "x": x, "y": y})
+                expected.append(padded[8 * y : 8 * y + 8, 8 * x : 8 * x + 8])
+        cocotb.start_soon(bench.send("i", places, stall))
+        tiles = await bench.within(20_000, bench.receive("o", len(places), stall))
+        for place, tile, right in zip(places, tiles, expected):
+            got = np.frombuffer(tile.as_bits().to_bytes(64, "little"), np.uint8).reshape(8, 8)
+            np.testing.assert_array_equal(got, right, err_msg=f"{geometry}, {place}")
+
+
+@cocotb.test()
+async def reader_sustains_a_tile_per_cycle(dut):
+    bench = EngineBench(dut, DUTS)
+    if bench.stalled:
+        return
+    await bench.reset(latency=10)
+    frame = picture(ChromaFormat.Gray, 256, 128)
+    await set_surface(bench, frame, window=0, body=0)
+    places = [{"plane": 0, "x": n % 32, "y": n // 32} for n in range(200)]
+    began = bench.now()
+    cocotb.start_soon(bench.send("i", places))
+    await bench.within(1000, bench.receive("o", len(places)))
+    # Latency: 2 for the address, the memory's, 2 for the landing buffer, 2 for the edges.
+    assert bench.now() - began == len(places) + 10 + 6
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5])
+async def writer_puts_tiles_in_their_lines(dut, stall):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    for geometry in GEOMETRIES:
+        frame = picture(*geometry, seed=2)
+        layout = SurfaceLayout(*geometry)
+        await set_surface(bench, frame, window=9, body=1024)
+        assert bench.get("lines") == layout.lines
+        image = layout.pack(frame)
+        tiles, lines = [], []
+        for plane in range(frame.format.planes):
+            across, down = layout.tiles(plane)
+            for _ in range(40):
+                x, y = bench.random.randrange(across), bench.random.randrange(down)
+                line = int(layout.line(plane, x, y))
+                lines.append(line)
+                rows = image[line].reshape(8, 8).tolist()
+                tiles.append({"place": {"plane": plane, "x": x, "y": y}, "tile": rows})
+        cocotb.start_soon(bench.send("i", tiles, stall))
+        began = bench.now()
+        requests = await bench.within(20_000, bench.receive("request", len(tiles), stall))
+        if not stall:
+            assert bench.now() - began == len(tiles) + 2
+        for request, line in zip(requests, lines):
+            assert request.op == Op.Write and request.id == 5 and request.window == 9
+            assert request.offset == 1024 + line
+            assert request.data.to_bytes(64, "little") == image[line].tobytes(), f"{geometry}, line {line}"
