@@ -8,7 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .frames import ChromaFormat, Frame
-from .ops_tables import CUBIC, CUBIC_BITS, PHASE_BITS, POSITION_BITS, RECIPROCAL_BITS, SAMPLE_BITS
+from .ops_tables import (
+    CUBIC,
+    CUBIC_BITS,
+    PHASE_BITS,
+    POSITION_BITS,
+    PRODUCT_SHIFT,
+    RECIPROCAL_BITS,
+    SAMPLE_BITS,
+    SUM_GUARD,
+)
 
 __all__ = ["MAX_RATIO", "Axis", "OpsError", "axis_of", "scale"]
 
@@ -80,8 +89,9 @@ def _grow(samples: _Samples, axis: Axis) -> _Samples:
     base, phase = (np.array(values) for values in axis.positions())
     weights = np.array(CUBIC, np.int64)[phase]
     for tap in range(4):
-        total += weights[:, tap, None] * samples[np.clip(base + tap - 1, 0, last)]
-    return (total + (1 << (CUBIC_BITS - 1))) >> CUBIC_BITS
+        total += (weights[:, tap, None] * samples[np.clip(base + tap - 1, 0, last)]) >> PRODUCT_SHIFT
+    left = CUBIC_BITS - PRODUCT_SHIFT
+    return (total + (1 << (left - 1))) >> left
 
 
 def _shrink(samples: _Samples, axis: Axis) -> _Samples:
@@ -90,12 +100,14 @@ def _shrink(samples: _Samples, axis: Axis) -> _Samples:
     gain = np.zeros(axis.coarse + 6, np.int64)
     cubic = np.array(CUBIC, np.int64)
     for n, (base, phase) in enumerate(zip(*axis.positions())):
-        total[base + 2 : base + 6] += (cubic[phase][:, None] * samples[n]) >> 8
+        total[base + 2 : base + 6] += (cubic[phase][:, None] * samples[n]) >> PRODUCT_SHIFT
         gain[base + 2 : base + 6] += cubic[phase]
     total, gain = total[3:-3], gain[3:-3]
     reciprocal = (1 << (CUBIC_BITS + RECIPROCAL_BITS)) // (gain >> axis.shift)
-    half = 1 << (RECIPROCAL_BITS + 3)
-    return ((total >> (axis.shift + 4)) * reciprocal[:, None] + half) >> (RECIPROCAL_BITS + 4)
+    # Before it is normalized, a sum keeps SUM_GUARD bits below a sample's last.
+    total >>= axis.shift + CUBIC_BITS - PRODUCT_SHIFT - SUM_GUARD
+    left = RECIPROCAL_BITS + SUM_GUARD
+    return (total * reciprocal[:, None] + (1 << (left - 1))) >> left
 
 
 def _pass(samples: _Samples, axis: Axis) -> _Samples:
@@ -121,7 +133,8 @@ def scale(frame: Frame, width: int, height: int) -> Frame:
     sample whose far half lies outside of the picture.
 
     Positions advance by a step of 24 fractional bits: over 2048 samples they drift by less than 2**-13 of a sample.
-    The axis that shrinks goes first; if both or neither do, the horizontal one if it shrinks, else the vertical one.
+    The horizontal pass goes first if it shrinks, else the vertical one: what lies between is never larger than both
+    the source and the target.
     Between the two passes samples have 4 fractional bits, and keep what overshoots; after the second they are rounded
     and clipped to 0 .. 255. The same size in 4:2:0 or 4:0:0 is an exact copy.
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["CUBIC", "CUBIC_BITS", "PHASE_BITS", "POSITION_BITS", "RECIPROCAL_BITS", "SAMPLE_BITS"]
+__all__ = [
+    "CUBIC",
+    "CUBIC_BITS",
+    "PHASE_BITS",
+    "POSITION_BITS",
+    "PRODUCT_SHIFT",
+    "RECIPROCAL_BITS",
+    "SAMPLE_BITS",
+    "SUM_GUARD",
+]
 
 PHASE_BITS = 5
 """Binary logarithm of the number of phases of the scaler."""
@@ -10,6 +19,10 @@ CUBIC_BITS = 16
 """Fractional bits of :data:`CUBIC`."""
 POSITION_BITS = 24
 """Fractional bits of a scaler's step from sample to sample."""
+PRODUCT_SHIFT = 8
+"""Low bits that a product of a weight and a sample loses before it is added."""
+SUM_GUARD = 4
+"""Bits below a sample's last that a sum of a shrinking scaler keeps when it is normalized."""
 RECIPROCAL_BITS = 14
 """Fractional bits of the reciprocal by which a sum of a shrinking scaler is normalized."""
 SAMPLE_BITS = 4

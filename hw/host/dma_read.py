@@ -21,7 +21,8 @@ from tessera.hw.lib.streams import Skid, connect, observe
 
 __all__ = ["DmaLine", "DmaRead", "DmaReadPort", "DmaReadRequest", "ReadConfig", "ReadGuard"]
 
-TRANSFERS = 8
+RANGES = 16
+"""Numbers of ranges; those that wait, the one that leaves and the one that was taken last differ in it."""
 
 
 class DmaReadRequest(data.Struct):
@@ -43,8 +44,7 @@ class DmaLine(data.Struct):
 class DmaReadPort(wiring.Signature):
     """What a reader has: ``request`` out, ``line`` in. Lines come in the order of requests.
 
-    A reader takes every line without waiting for anything that waits for host memory. At most 8 requests of all readers
-    are under way.
+    A reader takes every line without waiting for anything that waits for host memory.
     """
 
     def __init__(self):
@@ -69,7 +69,7 @@ class ReadConfig:
     lines
         Room for what they bring: a power of two from 32 lines.
     timeout
-        Cycles without a completion after which the oldest read fails.
+        Cycles without any completion after which the oldest read fails.
     """
 
     readers: int = 2
@@ -107,9 +107,9 @@ class DmaRead(wiring.Component):
     Throughput is one line per cycle while completions bring one: a beat of 64 bytes is taken in every cycle, and a read
     request is made in 2 cycles. A line is offered 6 cycles after the beat that ended its read was taken.
 
-    A completion that says no, is poisoned, too long or without data, or that does not come within `timeout` cycles
-    while its read is the oldest, ends the range with its status. With 8-bit tags the upper bits count the tag's uses,
-    so that a completion that comes after its time is recognized, dropped and counted.
+    A completion that says no, is poisoned, too long or without data ends the range with its status; so does silence:
+    when no completion at all came for `timeout` cycles, the oldest read fails. With 8-bit tags the upper
+    bits count the tag's uses, so that a completion that comes after its time is recognized, dropped and counted.
 
     Parameters
     ----------
@@ -166,12 +166,12 @@ class DmaRead(wiring.Component):
 
         # Ranges under way, in order.
         under_way = data.StructLayout(
-            {"bytes": 32, "shift": 2, "reader": range(max(p.readers, 2)), "number": range(TRANSFERS)}
+            {"bytes": 32, "shift": 2, "reader": range(max(p.readers, 2)), "number": range(RANGES)}
         )
-        m.submodules.ranges = ranges = fifo.SyncFIFO(width=under_way.size, depth=TRANSFERS)
+        m.submodules.ranges = ranges = fifo.SyncFIFO(width=under_way.size, depth=RANGES - 4)
         range_in, range_out = Signal(under_way), data.View(under_way, ranges.r_data)
-        range_status = [Signal(CompletionStatus, name=f"range_status_{n}") for n in range(TRANSFERS)]
-        number = Signal(range(TRANSFERS))
+        range_status = [Signal(CompletionStatus, name=f"range_status_{n}") for n in range(RANGES)]
+        number = Signal(range(RANGES))
 
         # Places count DWs of the buffer, with a bit more to tell full from empty.
         allotted, complete, drained = Signal(place), Signal(place), Signal(place)
@@ -184,7 +184,7 @@ class DmaRead(wiring.Component):
                 "start": place_bits,
                 "dws": 8,
                 "end": place_bits,
-                "number": range(TRANSFERS),
+                "number": range(RANGES),
                 "uses": len(uses),
             }
         )
@@ -251,7 +251,7 @@ class DmaRead(wiring.Component):
                     m.d.comb += ranges.w_en.eq(1)
                     m.d.sync += number.eq(number + 1)
                     with m.Switch(number):
-                        for n in range(TRANSFERS):
+                        for n in range(RANGES):
                             with m.Case(n):
                                 m.d.sync += range_status[n].eq(CompletionStatus.Successful)
                     m.next = "Measure"
@@ -342,7 +342,8 @@ class DmaRead(wiring.Component):
         m.d.comb += ends_tag.eq(more & beat.last & Mux(beat.first, new_had == known.dws, complete_now))
         m.d.comb += dying_tag.eq(Mux(beat.first, tag, complete_tag))
 
-        # Silence: only the oldest read is watched; the others' turn comes.
+        # Silence of the whole host is watched, not of each read: one that is left out for good ends when the others are
+        # done, since they cannot go on without it.
         silence = Signal(range(p.timeout + 1))
         expired = Signal()
         nothing_under_way = newest == oldest
@@ -352,13 +353,11 @@ class DmaRead(wiring.Component):
             m.d.sync += silence.eq(0)
         with m.Elif(silence != p.timeout):
             m.d.sync += silence.eq(silence + 1)
-        # Silence starts anew with each completion of any tag: the host is alive. A tag that is left out for good ends
-        # when the others are done.
         silent = Signal()
         m.d.comb += silent.eq(expired & ~nothing_under_way & busy.bit_select(oldest[:tag_bits], 1))
 
         failed_status = Signal(CompletionStatus)
-        failed_tag, failed_number = Signal(tag_bits), Signal(range(TRANSFERS))
+        failed_tag, failed_number = Signal(tag_bits), Signal(range(RANGES))
         m.d.comb += [
             failed_status.eq(Mux(silent, CompletionStatus.Timeout, trouble)),
             failed_tag.eq(Mux(silent, oldest[:tag_bits], tag)),
@@ -367,7 +366,7 @@ class DmaRead(wiring.Component):
         ]
         with m.If(self.failed):
             with m.Switch(failed_number):
-                for n in range(TRANSFERS):
+                for n in range(RANGES):
                     with m.Case(n):
                         with m.If(range_status[n] == CompletionStatus.Successful):
                             m.d.sync += range_status[n].eq(failed_status)
@@ -440,7 +439,7 @@ class DmaRead(wiring.Component):
         fetched = Signal(
             data.StructLayout(
                 {"valid": 1, "shift": 2, "count": 7, "last": 1, "reader": range(max(p.readers, 2)),
-                 "number": range(TRANSFERS)}
+                 "number": range(RANGES)}
             )
         )
         line = Signal(DmaLine)
@@ -495,11 +494,6 @@ class ReadGuard(wiring.Component):
     While ``running`` is low it takes nothing from the core and drops the lines that are still under way; requests of
     the next run pass when all of these have come. Adds one cycle to requests and none to lines.
 
-    Parameters
-    ----------
-    depth : int
-        Bits of the counter of lines under way.
-
     Members
     -------
     running : :py:`In(1)`
@@ -508,8 +502,7 @@ class ReadGuard(wiring.Component):
     port : :py:`Out(DmaReadPort())`
     """
 
-    def __init__(self, depth=28):
-        self.depth = depth
+    def __init__(self):
         super().__init__({"running": In(1), "core": In(DmaReadPort()), "port": Out(DmaReadPort())})
 
     def elaborate(self, platform):

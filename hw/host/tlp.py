@@ -20,7 +20,6 @@ __all__ = [
     "PciePort",
     "RequestHeader",
     "TlpType",
-    "is_posted",
     "memory_write_header",
     "request_address",
     "request_bytes",
@@ -185,12 +184,6 @@ class PciePort(wiring.Signature):
     __hash__ = None
 
 
-def is_posted(start):
-    """Whether a packet that starts with `start` asks for no completion: memory writes and messages."""
-    with_data = start.fmt.as_value()[1]
-    return ((start.type == TlpType.Memory) & with_data) | (start.type.as_value()[3:] == 0b10)
-
-
 def request_address(header):
     """Address of a memory request's first DW, 64 bits."""
     four = header.start.fmt.as_value()[0]
@@ -220,11 +213,11 @@ def memory_write_header(config, address, length, first_be, last_be, *, write=1, 
     """
     four = address[32:64].any()
     low = Cat(C(0, 2), address[2:32])
-    start = Cat(C(length, 10) if isinstance(length, int) else length[:10], C(0, 14), C(TlpType.Memory.value, 5))
+    start = Cat(Cat(Value.cast(length), C(0, 10))[:10], C(0, 14), C(TlpType.Memory.value, 5))
     return Cat(
         start,
         four,
-        C(write, 1) if isinstance(write, int) else write,
+        C(write, 1),
         C(0, 1),
         first_be,
         last_be,

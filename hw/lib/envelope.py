@@ -64,7 +64,7 @@ class Envelope(wiring.Component):
     - ``abort`` is high (``Aborted``);
     - nothing moved on the memory port for `watchdog` cycles (``Timeout``).
 
-    From a task's start to done it adds 2 header accesses of the memory's latency and 6 cycles to the core's time.
+    From a task's start to done it adds 2 header accesses of the memory's latency and 5 cycles to the core's time.
     It takes the next task only when no response is awaited any more.
 
     Parameters
@@ -82,7 +82,7 @@ class Envelope(wiring.Component):
         if watchdog < 256:
             raise ValueError(f"watchdog is {watchdog}; 256 cycles or more expected")
         self.core, self.source, self.target, self.watchdog = core, source, target, watchdog
-        super().__init__(EngineSignature().members)
+        super().__init__(EngineSignature())
 
     def elaborate(self, platform):
         m = Module()

@@ -1,0 +1,197 @@
+"""From a file's bytes to the bits of its entropy-coded segments."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from tessera.hw.memory.bitstream_reader import ByteGroup
+
+__all__ = ["BitWindow", "ByteFeed", "Ending", "FileBytes", "SegmentBits", "Unstuffer", "WINDOW_BITS"]
+
+WINDOW_BITS = 48
+"""Bits that a :class:`BitWindow` holds."""
+
+
+class FileBytes(data.Struct):
+    """The next bytes of a file."""
+
+    bytes: data.ArrayLayout(8, 2)
+    count: 2
+    """How many of them are there, 0 to 2."""
+    end: 1
+    """The file has ended: count is 0 and stays so."""
+
+
+class ByteFeed(wiring.Component):
+    """Offers the next two bytes of a file, of which none, one or both are taken in a cycle.
+
+    Two bytes a cycle are offered, but where groups of eight meet, one at times: 8 bytes are had in 5 cycles or fewer.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ByteGroup))`
+        The file.
+    o : :py:`Out(FileBytes)`
+        Never changes but by ``take``, except that count rises and end is set.
+    take : :py:`In(2)`
+        Bytes taken in this cycle, at most ``o.count``.
+    offset : :py:`Out(32)`
+        Of ``o.bytes[0]`` in the file; at its end, its length.
+    """
+
+    i: In(stream.Signature(ByteGroup))
+    o: Out(FileBytes)
+    take: In(2)
+    offset: Out(32)
+
+    def elaborate(self, platform):
+        m = Module()
+        kept, left, last = Signal(64), Signal(4), Signal()
+        m.d.comb += [
+            self.o.bytes[0].eq(kept[0:8]),
+            self.o.bytes[1].eq(kept[8:16]),
+            self.o.count.eq(Mux(left >= 2, 2, left[:2])),
+            self.o.end.eq(last & (left == 0)),
+        ]
+        m.d.sync += self.offset.eq(self.offset + self.take)
+        with m.Switch(self.take):
+            with m.Case(1):
+                m.d.sync += [kept.eq(kept >> 8), left.eq(left - 1)]
+            with m.Case(2):
+                m.d.sync += [kept.eq(kept >> 16), left.eq(left - 2)]
+        m.d.comb += self.i.ready.eq(~last & (left == self.take))
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [kept.eq(self.i.payload.data), left.eq(self.i.payload.count), last.eq(self.i.payload.last)]
+        return m
+
+
+class Ending(data.Struct):
+    """What ended an entropy-coded segment."""
+
+    found: 1
+    """It has ended, and all its bytes are given out."""
+    file: 1
+    """By the end of the file, not by a marker."""
+    code: 8
+    """The marker's second byte, taken from the file."""
+    where: 32
+    """Offset of the 0xFF before it."""
+
+
+class SegmentBits(data.Struct):
+    """The next bits of a segment."""
+
+    bits: 16
+    """The first is the highest."""
+    two: 1
+    """There are 16 of them, not 8."""
+
+
+class Unstuffer(wiring.Component):
+    """Takes an entropy-coded segment out of a file, without its stuffing and fill bytes (Ref: T.81 B.1.1.5).
+
+    FF, any number of FF, 00 is the byte FF; FF, any number of FF and any other code is a marker and ends the segment.
+
+    Two bytes per cycle but for pairs with an FF or after one, which go one by one. A byte is offered the cycle after it
+    was taken from the file.
+
+    Members
+    -------
+    run : :py:`In(1)`
+        While high a segment is taken; a rise starts a new one, at the file's next byte.
+    skip : :py:`In(1)`
+        While high the segment's bytes are dropped.
+    file, offset : :py:`In`
+    take : :py:`Out(2)`
+        As of :class:`ByteFeed`.
+    o : :py:`Out(stream.Signature(SegmentBits))`
+    ending : :py:`Out(Ending)`
+        While ``run`` is high.
+    """
+
+    file: In(FileBytes)
+    offset: In(32)
+    take: Out(2)
+    run: In(1)
+    skip: In(1)
+    o: Out(stream.Signature(SegmentBits))
+    ending: Out(Ending)
+
+    def elaborate(self, platform):
+        m = Module()
+        after_ff, over = Signal(), Signal()
+        first, second = self.file.bytes[0], self.file.bytes[1]
+        is_ff = [Signal(name=f"is_ff{n}") for n in range(2)]
+        m.d.comb += [flag.eq(byte == 0xFF) for flag, byte in zip(is_ff, (first, second))]
+
+        free = ~self.o.valid | self.o.ready | self.skip
+        with m.If(self.o.ready | self.skip | ~self.run):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(~self.run):
+            m.d.sync += [after_ff.eq(0), over.eq(0)]
+        with m.Elif(~over):
+            with m.If(self.file.end):
+                m.d.sync += [over.eq(1), self.ending.file.eq(1)]
+            with m.Elif((self.file.count != 0) & free):
+                with m.If(after_ff):
+                    m.d.comb += self.take.eq(1)
+                    with m.If(first == 0):
+                        m.d.sync += [self.o.valid.eq(~self.skip), after_ff.eq(0)]
+                        m.d.sync += [self.o.payload.bits.eq(0xFF00), self.o.payload.two.eq(0)]
+                    with m.Elif(~is_ff[0]):
+                        m.d.sync += [over.eq(1), self.ending.file.eq(0), self.ending.code.eq(first)]
+                        m.d.sync += self.ending.where.eq(self.offset - 1)
+                with m.Elif(is_ff[0]):
+                    m.d.comb += self.take.eq(1)
+                    m.d.sync += after_ff.eq(1)
+                with m.Else():
+                    pair = Signal()
+                    m.d.comb += [pair.eq((self.file.count == 2) & ~is_ff[1]), self.take.eq(Mux(pair, 2, 1))]
+                    m.d.sync += [self.o.valid.eq(~self.skip), self.o.payload.bits.eq(Cat(second, first))]
+                    m.d.sync += self.o.payload.two.eq(pair)
+        m.d.comb += self.ending.found.eq(over & ~self.o.valid)
+        return m
+
+
+class BitWindow(wiring.Component):
+    """Holds the next bits of a segment.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(SegmentBits))`
+        Taken while 32 bits or fewer are held.
+    clear : :py:`In(1)`
+        Drop all bits.
+    bits : :py:`Out(48)`
+        The next bit is the highest; those past ``count`` are 0.
+    count : :py:`Out(range(49))`
+        Bits held. Meaningless after more were used than were there, until ``clear``.
+    use : :py:`In(5)`
+        Bits used in this cycle, 0 to 31.
+    """
+
+    i: In(stream.Signature(SegmentBits))
+    clear: In(1)
+    bits: Out(WINDOW_BITS)
+    count: Out(range(WINDOW_BITS + 1))
+    use: In(5)
+
+    def elaborate(self, platform):
+        m = Module()
+        # Only the shift by ``use``, which comes late, stands between registers and registers after it.
+        room = self.count <= WINDOW_BITS - 16
+        fill = Signal()
+        m.d.comb += [self.i.ready.eq(room), fill.eq(room & self.i.valid)]
+        new = Signal(16)
+        m.d.comb += new.eq(Mux(fill, Cat(Mux(self.i.payload.two, self.i.payload.bits[:8], 0), self.i.payload.bits[8:]), 0))
+        placed = Signal(WINDOW_BITS)
+        m.d.comb += placed.eq(Cat(C(0, WINDOW_BITS - 16), new) >> self.count)
+        filled = Signal(range(WINDOW_BITS + 1))
+        m.d.comb += filled.eq(self.count + Mux(fill, Mux(self.i.payload.two, 16, 8), 0))
+        m.d.sync += [
+            self.bits.eq(((self.bits | placed) << self.use)[:WINDOW_BITS]),
+            self.count.eq(filled - self.use),
+        ]
+        with m.If(self.clear):
+            m.d.sync += [self.bits.eq(0), self.count.eq(0)]
+        return m

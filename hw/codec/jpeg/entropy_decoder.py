@@ -1,0 +1,275 @@
+"""Entropy decoding: the bits of a segment to the coefficients of its blocks (Ref: ITU-T T.81 F.2.2)."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, enum, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from tessera.hw.codec.jpeg.bits import BitWindow, SegmentBits
+from tessera.hw.codec.jpeg.huffman import LONG_CYCLES, Entry, HuffmanLoad, HuffmanTables
+from tessera.hw.lib.streams import connect, observe
+from tessera.hw.memory.surface import TilePlace
+
+__all__ = ["Block", "EntropyDecoder", "EntropyError", "Token"]
+
+_SYMBOL_BITS = 27
+_DEPTH = 32
+
+
+class Block(data.Struct):
+    """A block to decode."""
+
+    place: TilePlace
+    """Where its samples go; its plane is its component."""
+    inside: 1
+    """It holds samples of the picture; those that only fill an MCU are decoded and dropped."""
+    td: 2
+    ta: 2
+    tq: 2
+    mcu_last: 1
+    segment_last: 1
+
+
+class Token(data.Struct):
+    """A coefficient."""
+
+    place: TilePlace
+    inside: 1
+    tq: 2
+    k: 6
+    """In zig-zag order."""
+    value: signed(16)
+    last: 1
+    """The block has no more."""
+
+
+class EntropyError(enum.Enum, shape=2):
+    """Why a segment could not be decoded."""
+
+    Ended = 0
+    """Bits were due where it had ended."""
+    BadCode = 1
+    BadCoefficient = 2
+
+
+class EntropyDecoder(wiring.Component):
+    """Decodes the blocks of a segment.
+
+    One symbol per cycle if its code has ``short_bits`` bits or less, one in 4 cycles if it is longer; a token leaves for
+    each symbol (ZRL and EOB give coefficients of 0), 4 cycles later at the earliest. One more cycle for a block that is
+    not offered when the one before it ends. It waits while fewer than 27 bits are there and the segment has not ended,
+    and while 24 tokens or more wait for ``o``.
+
+    The tables must not be loaded while a segment is decoded.
+
+    Parameters
+    ----------
+    short_bits : int
+        See :class:`HuffmanTables`.
+
+    Members
+    -------
+    load, bad, codes
+        As of :class:`HuffmanTables`.
+    i : :py:`In(stream.Signature(SegmentBits))`
+        The segment's bits.
+    ended : :py:`In(1)`
+        Nothing more comes from ``i``.
+    begin : :py:`In(1)`
+        Strobe: what is left of the segment before is dropped, and blocks are taken until one is ``segment_last``. Not
+        while a segment is decoded.
+    begin_scan : :py:`In(1)`
+        With ``begin``: a new scan begins.
+    block : :py:`In(stream.Signature(Block))`
+    o : :py:`Out(stream.Signature(Token))`
+    done : :py:`Out(1)`
+        The segment was decoded; its tokens were put out or wait for ``o`` to be taken.
+    failed : :py:`Out(1)`
+        It could not be: nothing more happens until the next ``begin``. Tokens of the block that failed and the block
+        after it may have been taken and put out.
+    error : :py:`Out(EntropyError)`
+    mcu : :py:`Out(32)`
+        MCUs decoded in this scan.
+    empty : :py:`Out(1)`
+        No token waits for ``o``.
+    """
+
+    def __init__(self, short_bits=7):
+        self.short_bits = short_bits
+        super().__init__(
+            {
+                "load": In(stream.Signature(HuffmanLoad)),
+                "bad": Out(1),
+                "codes": Out(12),
+                "i": In(stream.Signature(SegmentBits)),
+                "ended": In(1),
+                "begin": In(1),
+                "begin_scan": In(1),
+                "block": In(stream.Signature(Block)),
+                "o": Out(stream.Signature(Token)),
+                "done": Out(1),
+                "failed": Out(1),
+                "error": Out(EntropyError),
+                "mcu": Out(32),
+                "empty": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.tables = tables = HuffmanTables(self.short_bits)
+        m.submodules.window = window = BitWindow()
+        m.submodules.tokens = tokens = fifo.SyncFIFO(width=Shape.cast(Token).width, depth=_DEPTH)
+        connect(m, self.load, tables.load)
+        connect(m, self.i, window.i)
+        m.d.comb += [self.bad.eq(tables.bad), self.codes.eq(tables.codes), window.clear.eq(self.begin)]
+
+        # The loop: a symbol's bits are looked up and used within a cycle.
+        current, table, k = Signal(Block), Signal(3), Signal(6)
+        room, enough = Signal(), Signal()
+        m.d.sync += room.eq(tokens.level < _DEPTH - 8)
+        m.d.comb += enough.eq((window.count >= _SYMBOL_BITS) | self.ended)
+        entry, long = Signal(Entry), Signal()
+        m.d.comb += [tables.table.eq(table), tables.bits.eq(window.bits[-16:])]
+        m.d.comb += Value.cast(entry).eq(Mux(long, Value.cast(tables.long), Value.cast(tables.short)))
+
+        used, ends = Signal(), Signal()
+        reached = Signal(7)
+        m.d.comb += [
+            reached.eq(k + entry.run),
+            ends.eq((k != 0) & (entry.eob | (reached >= 63))),
+            window.use.eq(Mux(used, entry.total, 0)),
+        ]
+
+        def take_block():
+            block = self.block.payload
+            m.d.comb += self.block.ready.eq(1)
+            m.d.sync += [current.eq(block), table.eq(block.td), k.eq(0)]
+            with m.If(self.block.valid):
+                m.next = "Symbol"
+            with m.Else():
+                m.next = "AwaitBlock"
+
+        def use_symbol():
+            m.d.comb += used.eq(1)
+            m.d.sync += [k.eq(reached + 1), table.eq(Cat(current.ta, 1))]
+            m.next = "Symbol"
+            with m.If(ends & current.segment_last):
+                m.next = "AwaitSegment"
+            with m.Elif(ends):
+                take_block()
+
+        waited = Signal(range(LONG_CYCLES))
+        with m.FSM(name="entropy"):
+            with m.State("AwaitSegment"):
+                with m.If(self.begin):
+                    m.next = "AwaitBlock"
+            with m.State("AwaitBlock"):
+                with m.If(self.failed):
+                    m.next = "AwaitSegment"
+                with m.Else():
+                    take_block()
+            with m.State("Symbol"):
+                m.d.sync += waited.eq(1)
+                with m.If(self.failed):
+                    m.next = "AwaitSegment"
+                with m.Elif(enough & room):
+                    with m.If(tables.short.valid):
+                        use_symbol()
+                    with m.Else():
+                        m.next = "LongCode"
+            with m.State("LongCode"):
+                m.d.sync += waited.eq(waited + 1)
+                with m.If(waited == LONG_CYCLES - 1):
+                    m.next = "LongSymbol"
+            with m.State("LongSymbol"):
+                m.d.comb += long.eq(1)
+                use_symbol()
+
+        # Checked a cycle later: nothing of a symbol that fails, or follows one that does, gets further.
+        stage1 = data.StructLayout(
+            {
+                "bits": _SYMBOL_BITS, "entry": Entry, "beyond": 1, "dc": 1, "k": 6, "last": 1, "block": Block,
+                "count": len(window.count), "ended": 1,
+            }
+        )  # fmt: skip
+        valid1, one = Signal(), Signal(stage1)
+        m.d.sync += [
+            valid1.eq(used),
+            one.bits.eq(window.bits[-_SYMBOL_BITS:]),
+            one.entry.eq(entry),
+            one.beyond.eq(reached[6]),
+            one.dc.eq(k == 0),
+            one.k.eq(reached),
+            one.last.eq(ends),
+            one.block.eq(current),
+            one.count.eq(window.count),
+            one.ended.eq(self.ended),
+        ]
+        wrong, over, good = Signal(), Signal(), Signal()
+        finished = Signal()
+        needed = Signal(5)
+        m.d.comb += [
+            wrong.eq(one.entry.bad | one.beyond),
+            needed.eq(Mux(wrong, one.entry.length + 1, one.entry.total)),
+            over.eq(one.ended & (needed > one.count)),
+            good.eq(valid1 & ~wrong & ~over & ~self.failed),
+        ]
+        with m.If(valid1 & (wrong | over) & ~self.failed):
+            m.d.sync += self.failed.eq(1)
+            with m.If(over):
+                m.d.sync += self.error.eq(EntropyError.Ended)
+            with m.Elif(one.entry.valid):
+                m.d.sync += self.error.eq(EntropyError.BadCoefficient)
+            with m.Else():
+                m.d.sync += self.error.eq(EntropyError.BadCode)
+        with m.If(good & one.last):
+            m.d.sync += [self.mcu.eq(self.mcu + one.block.mcu_last), finished.eq(one.block.segment_last)]
+        with m.If(self.begin):
+            m.d.sync += [self.failed.eq(0), finished.eq(0)]
+            with m.If(self.begin_scan):
+                m.d.sync += self.mcu.eq(0)
+
+        stage2 = data.StructLayout({"magnitude": 11, "size": 4, "dc": 1, "k": 6, "last": 1, "block": Block})
+        valid2, two = Signal(), Signal(stage2)
+        m.d.sync += [
+            valid2.eq(good),
+            two.magnitude.eq((one.bits << (one.entry.length + 1))[_SYMBOL_BITS - 11 : _SYMBOL_BITS]),
+            two.size.eq(one.entry.size),
+            two.dc.eq(one.dc),
+            two.k.eq(one.k),
+            two.last.eq(one.last),
+            two.block.eq(one.block),
+        ]
+        # A magnitude whose first bit is 0 is a negative value, less 1.
+        negative = Signal()
+        m.d.comb += negative.eq(~two.magnitude[-1] & (two.size != 0))
+        valid3, three = Signal(), Signal(data.StructLayout({"value": signed(12), "dc": 1, "token": Token}))
+        m.d.sync += [
+            valid3.eq(valid2),
+            three.value.eq((Cat(two.magnitude, negative).as_signed() >> (11 - two.size)[:4]) + negative),
+            three.dc.eq(two.dc),
+            three.token.k.eq(two.k),
+            three.token.last.eq(two.last),
+            three.token.place.eq(two.block.place),
+            three.token.inside.eq(two.block.inside),
+            three.token.tq.eq(two.block.tq),
+        ]
+        predictors = Array(Signal(signed(16), name=f"predictor{n}") for n in range(3))
+        predictor, token = predictors[three.token.place.plane], Signal(Token)
+        m.d.comb += [
+            token.eq(three.token),
+            token.value.eq(three.value + Mux(three.dc, predictor, 0)),
+            tokens.w_data.eq(token),
+            tokens.w_en.eq(valid3),
+            self.done.eq(finished & ~valid2 & ~valid3),
+            self.empty.eq((tokens.level == 0) & ~valid1 & ~valid2 & ~valid3),
+            self.o.valid.eq(tokens.r_rdy),
+            Value.cast(self.o.payload).eq(tokens.r_data),
+            tokens.r_en.eq(self.o.ready),
+        ]
+        with m.If(valid3 & three.dc):
+            m.d.sync += predictor.eq(token.value)
+        with m.If(self.begin):
+            m.d.sync += [p.eq(0) for p in predictors]
+        observe(m, self.o)
+        return m

@@ -1,0 +1,265 @@
+"""Huffman tables: canonical codes from BITS and HUFFVAL, and their lookup (Ref: ITU-T T.81 annexes C and F.2.2.3)."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from tessera.golden.jpeg.tables import AC_CATEGORY_MAX, DC_CATEGORY_MAX
+
+__all__ = ["Entry", "HuffmanLoad", "HuffmanTables", "LoadKind", "LONG_CYCLES"]
+
+LONG_CYCLES = 3
+"""Cycles from the one in which bits and table are set to the one in which ``long`` is valid."""
+
+
+class LoadKind(enum.Enum, shape=2):
+    """What a byte that is loaded means."""
+
+    Table = 0
+    """Bits 1:0 Th, bit 2 Tc: a new table begins."""
+    Count = 1
+    """One of the 16 of BITS."""
+    Value = 2
+    """One of HUFFVAL."""
+
+
+class HuffmanLoad(data.Struct):
+    """A byte of a table's definition."""
+
+    kind: LoadKind
+    byte: 8
+
+
+class Entry(data.Struct):
+    """What the next bits are."""
+
+    valid: 1
+    """There is such a code."""
+    bad: 1
+    """Its symbol has no meaning for 8-bit samples."""
+    eob: 1
+    """End of block (of AC tables only)."""
+    total: 5
+    """Bits of the code and of the magnitude, 1 to 27; of the code alone if ``bad``."""
+    length: 4
+    """Bits of the code, less 1."""
+    run: 4
+    size: 4
+
+
+class HuffmanTables(wiring.Component):
+    """Four DC and four AC tables.
+
+    *Loading*. A table is loaded as one ``Table``, 16 ``Count``, then a ``Value`` for each code; it replaces the one of
+    that number. A count takes 2 cycles, a value 1 (2, 4 or 8 for the codes of 3, 2 and 1 bits), and the walk over the
+    16 lengths up to 15 more in all.
+
+    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle in which ``table`` and ``bits`` are set, any code
+    :data:`LONG_CYCLES` = 3 cycles after they were, if they still are the same then.
+
+    Parameters
+    ----------
+    short_bits : int
+        5 to 8.
+
+    Members
+    -------
+    load : :py:`In(stream.Signature(HuffmanLoad))`
+    bad : :py:`Out(1)`
+        There are more codes of some length than it has, or an all-ones code. Valid when ``load`` is ready after a count;
+        the table must then not be used.
+    codes : :py:`Out(12)`
+        Sum of the counts, when ``load`` is ready after one. Above 256, no value may be loaded.
+    table : :py:`In(3)`
+        Bits 1:0 Td or Ta, bit 2 set for AC.
+    bits : :py:`In(16)`
+        The next bits, the first the highest.
+    short : :py:`Out(Entry)`
+        Not ``valid`` if the code is longer than ``short_bits`` or there is none.
+    long : :py:`Out(Entry)`
+        Not ``valid`` if there is no such code: then ``length`` and ``total`` are of 16 bits.
+    """
+
+    def __init__(self, short_bits=7):
+        if not 5 <= short_bits <= 8:
+            raise ValueError(f"short_bits is {short_bits}; 5 to 8 expected")
+        self.short_bits = short_bits
+        super().__init__(
+            {
+                "load": In(stream.Signature(HuffmanLoad)),
+                "bad": Out(1),
+                "codes": Out(12),
+                "table": In(3),
+                "bits": In(16),
+                "short": Out(Entry),
+                "long": Out(Entry),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        short_bits = self.short_bits
+        banks = 1 << (short_bits - 4)
+
+        # Rows are the first four bits of a code, banks the others: a value's entries lie in one row unless its code is
+        # shorter than that, and are then written at once.
+        short = []
+        for n in range(banks):
+            memory = Memory(shape=Entry, depth=128, init=[])
+            m.submodules[f"short{n}"] = memory
+            short.append((memory.write_port(), memory.read_port(domain="comb")))
+        # Of the lengths of 9 (or short_bits + 1) bits and up: the end of the codes of up to that length, and what makes
+        # an index of a code.
+        lengths = range(short_bits + 1, 17)
+        limits, offsets = [], []
+        for length in lengths:
+            for kept, name, width in ((limits, "limit", 16), (offsets, "offset", 8)):
+                memory = Memory(shape=width, depth=8, init=[])
+                m.submodules[f"{name}{length}"] = memory
+                kept.append((memory.write_port(), memory.read_port(domain="comb")))
+        values = Memory(shape=8, depth=2048, init=[])
+        m.submodules.values = values
+        value_write, value_read = values.write_port(), values.read_port()
+
+        # Loading. Codes are kept left-aligned to 16 bits; ``unit`` is one code of the length at hand.
+        table = Signal(3)
+        length = Signal(range(18))
+        unit = Signal(16)
+        code = Signal(17)
+        index = Signal(8)
+        left = Signal(8)
+        count = Signal(8)
+        counts = Signal(data.ArrayLayout(8, 16))
+        writing, write_byte, write_length, write_code = Signal(), Signal(8), Signal(5), Signal(16)
+        write_row, last_row = Signal(4), Signal(4)
+        clearing = Signal()
+        load = self.load.payload
+        taken = self.load.valid & self.load.ready
+        more_rows = writing & (write_row != last_row)
+
+        entry = Signal(Entry)
+        run, size = write_byte[4:8], write_byte[0:4]
+        is_ac = table[2]
+        bad_ac = (size > AC_CATEGORY_MAX) | ((size == 0) & (run != 0) & (run != 15))
+        bad_dc = (size > DC_CATEGORY_MAX) | (run != 0)
+        m.d.comb += _describe(entry, writing, run, size, write_length, is_ac, Mux(is_ac, bad_ac, bad_dc))
+        covers = write_code[16 - short_bits : 12]
+        for n, (write, _) in enumerate(short):
+            with m.Switch(write_length):
+                for bits in range(1, short_bits + 1):
+                    free = min(short_bits - bits, short_bits - 4)
+                    with m.Case(bits):
+                        m.d.comb += write.en.eq(writing & ((covers >> free) == (n >> free)))
+            m.d.comb += [write.addr.eq(Cat(write_row, table)), write.data.eq(entry)]
+            with m.If(clearing):
+                m.d.comb += [write.en.eq(1), write.addr.eq(Cat((length - 1)[:4], table))]
+        m.d.comb += [value_write.addr.eq(Cat(index, table)), value_write.data.eq(load.byte)]
+
+        limit, offset = Signal(24), Signal(8)
+        with m.Switch(length):
+            for n in range(1, 17):
+                with m.Case(n):
+                    m.d.comb += [limit.eq(code + (count << (16 - n))), offset.eq(index - (code >> (16 - n)))]
+        for n, (limit_port, offset_port) in zip(lengths, zip(limits, offsets)):
+            for (write, _), value in ((limit_port, limit), (offset_port, offset)):
+                m.d.comb += [write.en.eq(clearing & (length == n)), write.addr.eq(table), write.data.eq(value)]
+
+        m.d.sync += writing.eq(more_rows)
+        with m.If(more_rows):
+            m.d.sync += write_row.eq(write_row + 1)
+        with m.FSM(name="load"):
+            with m.State("Ready"):
+                m.d.comb += self.load.ready.eq(~more_rows)
+                with m.If(taken):
+                    with m.Switch(load.kind):
+                        with m.Case(LoadKind.Table):
+                            m.d.sync += [table.eq(load.byte), length.eq(1), code.eq(0), index.eq(0)]
+                            m.d.sync += [self.codes.eq(0), self.bad.eq(0)]
+                        with m.Case(LoadKind.Count):
+                            m.d.sync += [count.eq(load.byte), counts.eq(Cat(Value.cast(counts)[8:], load.byte))]
+                            m.next = "Count"
+                        with m.Default():
+                            # A value before its length is reached never comes: see "Length".
+                            m.d.comb += value_write.en.eq(1)
+                            m.d.sync += [
+                                writing.eq(length <= short_bits),
+                                write_byte.eq(load.byte),
+                                write_length.eq(length),
+                                write_code.eq(code),
+                                write_row.eq(code[12:16]),
+                                last_row.eq(code[12:16] | Mux(unit[12:16] == 0, 0, unit[12:16] - 1)),
+                                index.eq(index + 1),
+                                code.eq(code + unit),
+                                left.eq(left - 1),
+                            ]
+                            with m.If(left == 1):
+                                m.next = "Length"
+            with m.State("Count"):
+                m.d.comb += clearing.eq(1)
+                m.d.sync += [
+                    code.eq(limit),
+                    index.eq(index + count),
+                    self.codes.eq(self.codes + count),
+                    length.eq(length + 1),
+                    self.bad.eq(self.bad | (limit[16:] != 0)),
+                ]
+                m.next = "Ready"
+                with m.If(length == 16):
+                    # Back to the first code, for the values.
+                    m.d.sync += [length.eq(0), unit.eq(0), left.eq(0), code.eq(0), index.eq(0)]
+                    m.next = "First"
+            with m.State("First"):
+                m.d.sync += [unit.eq(0x8000), length.eq(1), left.eq(counts[0]), counts.eq(Value.cast(counts) >> 8)]
+                m.next = "Length"
+            with m.State("Length"):
+                with m.If((left != 0) | (length == 16)):
+                    m.next = "Ready"
+                    m.d.comb += self.load.ready.eq(0)
+                with m.Else():
+                    m.d.sync += [unit.eq(unit >> 1), length.eq(length + 1), left.eq(counts[0])]
+                    m.d.sync += counts.eq(Value.cast(counts) >> 8)
+
+        # Lookup.
+        for _, read in short:
+            m.d.comb += read.addr.eq(Cat(self.bits[12:16], self.table))
+        entries = Array(Value.cast(read.data) for _, read in short)
+        m.d.comb += Value.cast(self.short).eq(entries[self.bits[16 - short_bits : 12]])
+
+        bits, at = Signal(16), Signal(3)
+        below = Signal(len(lengths))
+        m.d.sync += [bits.eq(self.bits), at.eq(self.table)]
+        for n, (_, read) in enumerate(limits):
+            m.d.comb += read.addr.eq(self.table)
+            m.d.sync += below[n].eq(self.bits < read.data)
+        found_length, found_index = Signal(4), Signal(8)
+        m.d.comb += [found_length.eq(15)]
+        for _, read in offsets:
+            m.d.comb += read.addr.eq(at)
+        for n, length_ in reversed(list(enumerate(lengths))):
+            with m.If(below[n]):
+                m.d.comb += found_length.eq(length_ - 1)
+                m.d.comb += found_index.eq((bits >> (16 - length_)) + offsets[n][1].data)
+        kept_length, kept_found, kept_ac = Signal(4), Signal(), Signal()
+        m.d.comb += [value_read.addr.eq(Cat(found_index, at)), value_read.en.eq(1)]
+        m.d.sync += [kept_length.eq(found_length), kept_found.eq(below.any()), kept_ac.eq(at[2])]
+
+        run, size = value_read.data[4:8], value_read.data[0:4]
+        bad_ac = (size > AC_CATEGORY_MAX) | ((size == 0) & (run != 0) & (run != 15))
+        bad_dc = (size > DC_CATEGORY_MAX) | (run != 0)
+        bad = Mux(kept_ac, bad_ac, bad_dc) | ~kept_found
+        m.d.sync += _describe(self.long, kept_found, run, size, kept_length + 1, kept_ac, bad)
+        return m
+
+
+def _describe(entry, valid, run, size, length, is_ac, bad):
+    """Assignments of an entry's fields."""
+    return [
+        entry.valid.eq(valid),
+        entry.bad.eq(bad),
+        entry.eob.eq(is_ac & (run == 0) & (size == 0)),
+        entry.total.eq(length + Mux(bad, 0, size)),
+        entry.length.eq(length - 1),
+        entry.run.eq(run),
+        entry.size.eq(size),
+    ]

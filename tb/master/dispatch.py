@@ -1,0 +1,134 @@
+"""Testbench of hw/master/dispatch.py."""
+
+import cocotb
+from cocotb.triggers import RisingEdge
+
+from tessera.hw.engine import EngineKind, Status
+from tessera.hw.host.descriptor import Descriptor
+from tessera.hw.master.dispatch import Dispatch
+from tessera.tb.bench import Bench, Dut
+
+KINDS = (EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Compute)
+DUTS = {
+    "three": Dut(lambda: Dispatch(KINDS, depth=4)),
+    "one": Dut(lambda: Dispatch(KINDS[1:2], depth=4), tests="unknown|latency"),
+}
+
+
+def descriptor(kind, tag, waits=(), signal=0):
+    waits = [{"counter": counter, "value": value} for counter, value in waits]
+    waits += [{"counter": 0, "value": 0}] * (2 - len(waits))
+    bits = Descriptor.const({"task": {"tag": tag}, "waits": waits, "signal": signal}).as_bits()
+    # A number that is no engine's goes in as it is.
+    return bits | (kind if isinstance(kind, int) else kind.value) << Descriptor.as_shape()["engine"].offset
+
+
+class Engines:
+    """Engines in Python that keep a log of what began and ended."""
+
+    def __init__(self, bench, work=lambda tag: 20):
+        self.bench, self.log = bench, []
+        for n, kind in enumerate(bench.component.kinds):
+            cocotb.start_soon(self.engine(n, kind, work))
+
+    async def engine(self, n, kind, work):
+        while True:
+            (task,) = await self.bench.receive(f"task{n}", 1, 0.2)
+            tag = task.tag
+            self.log.append(("began", kind, tag))
+            for _ in range(work(tag)):
+                await RisingEdge(self.bench.dut.clk)
+            self.log.append(("ended", kind, tag))
+            status = Status.JpegBadCode if tag % 5 == 4 else Status.Ok
+            done = {"tag": tag, "last": 1, "status": status, "bytes": tag * 7, "cycles": 3}
+            await self.bench.send(f"done{n}", [done])
+
+
+async def prepared(dut):
+    bench = Bench(dut, DUTS)
+    dut.cycle.value = 0
+    dut.clear.value = 0
+    await bench.reset()
+    return bench
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.8])
+async def a_pipeline_of_slots(dut, stall):
+    """Three engines, four frames' slots between them: no task starts before its inputs, nor into a slot in use."""
+    bench = await prepared(dut)
+    frames, slots = 40, 2
+    engines = Engines(bench, lambda tag: bench.random.randrange(60))
+    descriptors = []
+    for n in range(frames):
+        free = max(0, n + 1 - slots)
+        descriptors += [
+            descriptor(KINDS[0], n, [(2, free)] if free else [], 1),
+            descriptor(KINDS[1], n, [(1, n + 1), (3, free)], 2),
+            descriptor(KINDS[2], n, [(2, n + 1)], 3),
+        ]
+    cocotb.start_soon(bench.send("i", descriptors, stall))
+    records = await bench.within(60_000, bench.receive("record", len(descriptors), stall))
+    for kind in KINDS:
+        mine = [record for record in records if record.engine == kind]
+        assert [record.tag for record in mine] == list(range(frames))
+        assert [record.bytes for record in mine] == [7 * n for n in range(frames)]
+        assert all(record.status == (Status.JpegBadCode if record.tag % 5 == 4 else Status.Ok) for record in mine)
+    at = {event: k for k, event in enumerate(engines.log)}
+    for n in range(frames):
+        assert at["began", KINDS[1], n] > at["ended", KINDS[0], n]
+        assert at["began", KINDS[2], n] > at["ended", KINDS[1], n]
+        if n >= slots:
+            assert at["began", KINDS[0], n] > at["ended", KINDS[1], n - slots]
+            assert at["began", KINDS[1], n] > at["ended", KINDS[2], n - slots]
+
+
+@cocotb.test()
+async def unknown_engines_are_answered(dut):
+    bench = await prepared(dut)
+    Engines(bench)
+    waiting = descriptor(EngineKind.JpegDecode, 1, [(5, 2)])
+    descriptors = [descriptor(9, 100, signal=5), waiting, descriptor(15, 101, signal=5)]
+    cocotb.start_soon(bench.send("i", descriptors))
+    records = await bench.within(2_000, bench.receive("record", 3))
+    found = {record.tag: (record.status, record.where) for record in records}
+    assert found == {100: (Status.BadTask, 0), 101: (Status.BadTask, 0), 1: (Status.Ok, 0)}
+    # The decode task waited for both.
+    assert records[-1].tag == 1
+
+
+@cocotb.test()
+async def counters_wrap_and_clear(dut):
+    bench = await prepared(dut)
+    Engines(bench, lambda tag: 1)
+    # A value "behind" the counter is met at once, one ahead is not.
+    first = [descriptor(KINDS[0], 0, [(1, (1 << 20) - 3)], 1), descriptor(KINDS[0], 1, [(1, 1)], 1)]
+    cocotb.start_soon(bench.send("i", first))
+    await bench.within(2_000, bench.receive("record", 2))
+    dut.clear.value = 1
+    await bench.cycles(1)
+    dut.clear.value = 0
+    await bench.cycles(80)
+    cocotb.start_soon(bench.send("i", [descriptor(KINDS[0], 2, [(1, 1)]), descriptor(KINDS[1], 3, [], 1)]))
+    records = await bench.within(2_000, bench.receive("record", 2))
+    assert [record.tag for record in records] == [3, 2]
+
+
+@cocotb.test()
+async def latency_from_end_to_start(dut):
+    bench = await prepared(dut)
+    lanes = len(bench.component.kinds)
+    last = lanes - 1
+    kind = bench.component.kinds[last]
+    await bench.cycles(70)
+    bench.port("record.ready").value = 1
+    for trial in range(12):
+        await bench.send("i", [descriptor(kind, 1, [], 1), descriptor(kind, 2, [(1, trial * 2 + 1)], 1)])
+        await bench.receive(f"task{last}", 1)
+        await bench.cycles(40 + trial)
+        bench.port("record.ready").value = 1
+        ended = await bench.send(f"done{last}", [{"tag": 1, "last": 1}])
+        await bench.within(1000, bench.receive(f"task{last}", 1))
+        assert bench.now() - ended <= 14 + 4 * lanes, bench.now() - ended
+        await bench.send(f"done{last}", [{"tag": 2, "last": 1}])
+        await bench.cycles(30)
