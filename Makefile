@@ -13,6 +13,8 @@ SEED ?=
 ACCEPT ?=
 K ?=
 
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist load --maxschedchunk 1
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := sim
@@ -28,13 +30,13 @@ waves: $(READY) ## run JOB and write the waveforms of GROUPS
 	@$(BIN)/tessera run $(JOB) --waves $(GROUPS)
 
 test: $(READY) ## all tests, or those whose name has the word K
-	@$(BIN)/python -m pytest -q -n $(WORKERS) $(if $(K),-k '$(K)') tests
+	@$(PYTEST) $(if $(K),-k '$(K)') tests
 
 check: $(READY) ## the quick tests, in under two minutes
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --within 100 tests
+	@$(PYTEST) --within 100 tests
 
 soak: $(READY) ## the long tests, with fresh seeds or with SEED
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --soak $(if $(SEED),--seed $(SEED)) tests
+	@$(PYTEST) --soak $(if $(SEED),--seed $(SEED)) tests
 
 bench: $(READY) ## measure every figure; ACCEPT=1 keeps them as the baseline
 	@$(BIN)/python -m tessera.sim.bench $(if $(ACCEPT),--accept)

@@ -19,7 +19,7 @@ from .ops_tables import (
     SUM_GUARD,
 )
 
-__all__ = ["MAX_RATIO", "Axis", "OpsError", "axis_of", "scale"]
+__all__ = ["MAX_RATIO", "Axis", "OpsError", "axis_of", "resample", "scale"]
 
 MAX_RATIO = 8
 """Largest ratio of sizes in :func:`scale`, either way."""
@@ -84,12 +84,17 @@ def axis_of(source: int, target: int, *, plane: int = 0, shift: int = 0) -> Axis
 
 
 def _grow(samples: _Samples, axis: Axis) -> _Samples:
-    last = axis.coarse - 1
     total = np.zeros((axis.fine, samples.shape[1]), np.int64)
     base, phase = (np.array(values) for values in axis.positions())
     weights = np.array(CUBIC, np.int64)[phase]
+    taps = np.clip(base[:, None] + np.arange(-1, 3), 0, axis.coarse - 1)
+    # Where an edge stands for several taps, their weights are added before they multiply it.
+    for tap in range(1, 4):
+        again = taps[:, tap] == taps[:, tap - 1]
+        weights[again, tap] += weights[again, tap - 1]
+        weights[again, tap - 1] = 0
     for tap in range(4):
-        total += (weights[:, tap, None] * samples[np.clip(base + tap - 1, 0, last)]) >> PRODUCT_SHIFT
+        total += (weights[:, tap, None] * samples[taps[:, tap]]) >> PRODUCT_SHIFT
     left = CUBIC_BITS - PRODUCT_SHIFT
     return (total + (1 << (left - 1))) >> left
 
@@ -110,7 +115,8 @@ def _shrink(samples: _Samples, axis: Axis) -> _Samples:
     return (total * reciprocal[:, None] + (1 << (left - 1))) >> left
 
 
-def _pass(samples: _Samples, axis: Axis) -> _Samples:
+def resample(samples: _Samples, axis: Axis) -> _Samples:
+    """One pass of :func:`scale`: rows of samples with 4 fractional bits along `axis`, to such rows, not clipped."""
     return _grow(samples, axis) if axis.grow else _shrink(samples, axis)
 
 
@@ -155,8 +161,8 @@ def scale(frame: Frame, width: int, height: int) -> Frame:
         down = axis_of(frame.height, height, plane=n, shift=shifts[1])
         samples = plane.astype(np.int64) << SAMPLE_BITS
         if across.grow:
-            samples = _pass(_pass(samples, down).T, across).T
+            samples = resample(resample(samples, down).T, across).T
         else:
-            samples = _pass(_pass(samples.T, across).T, down)
+            samples = resample(resample(samples.T, across).T, down)
         planes.append(np.clip((samples + (1 << (SAMPLE_BITS - 1))) >> SAMPLE_BITS, 0, 255).astype(np.uint8))
     return Frame(ChromaFormat.Gray if len(planes) == 1 else ChromaFormat.C420, tuple(planes))

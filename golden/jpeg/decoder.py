@@ -7,9 +7,9 @@ come out as the file has them: no colour conversion, no upsampling, whatever JFI
 The first error in the order of the bytes ends the decode with a `JpegStatus`; nothing is concealed. `JpegStatus` says
 what `where` means. The rules, each in the order in which it is checked:
 
-**Between segments.** The file begins with FF D8 (NotJpeg if it is longer than the difference, Truncated if it ends
-there). Then each marker is FF, any number of further FF, and a code; anything else is BadMarker. The end of the file is
-Truncated, at any place before EOI. What follows EOI is ignored.
+**Between segments.** The file begins with FF D8: another byte is NotJpeg, the file's end Truncated. Then each marker is
+FF, any number of further FF, and a code; anything else is BadMarker. The end of the file is Truncated, at any place
+before EOI. What follows EOI is ignored.
 
 - SOF2: UnsupportedProgressive. SOF9 to SOF11, SOF13 to SOF15, DAC: UnsupportedArithmetic. SOF3, SOF5 to SOF7, SOF55,
   DHP, EXP: UnsupportedLossless. At the marker, before its length is looked at.

@@ -140,8 +140,6 @@ class HeaderReader:
                 self.restart_interval = self.word()
             elif Marker.APP0 <= code <= Marker.APP15 or code in (Marker.COM, Marker.DNL):
                 self.length()
-                if self.end > len(self.data):
-                    self.truncated()
                 self.position = self.end
             else:
                 self.fail(JpegStatus.BadMarker, f"marker {code:02X} is reserved or not allowed here")

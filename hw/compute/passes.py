@@ -256,7 +256,7 @@ class Down(wiring.Component):
                 lanes.old[k].eq(read.data),
             ]
             for lane in range(LANES):
-                kept = read.data[lane].as_value()[: SAMPLE.width].as_signed()
+                kept = read.data[lane][: SAMPLE.width].as_signed()
                 m.d.comb += [
                     lanes.operands[k][lane].eq(Mux(~now.grow | replaced, taken[lane], kept)),
                     write.data[lane].eq(Mux(lanes.store, lanes.new[k][lane], taken[lane])),

@@ -60,8 +60,8 @@ class Step(data.Struct):
 class Steps(wiring.Component):
     """Gives the steps of a pass along one axis, ``repeats`` times.
 
-    Growing, samples are taken as late as possible, and those that no output needs at the end, so that a sequence is
-    ``fine`` steps and one more for each sample that must be taken before the first output or after the last one (at most 4).
+    Growing, samples are taken as late as possible, and those that no output needs at the end: a sequence is ``fine``
+    steps and one more for each sample that is taken before the first output or after the last one (at most 4).
     Shrinking, outputs are given as early as possible: ``fine`` steps and one for each output that is left after the
     last input (at most 3).
 

@@ -90,7 +90,8 @@ class RowsToTiles(wiring.Component):
         with m.If(step_out):
             m.d.sync += self.o.valid.eq(0)
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [row.eq(row + 1), rows[6].eq(self.i.payload.samples), *(rows[n].eq(rows[n + 1]) for n in range(6))]
+            m.d.sync += [row.eq(row + 1), *(rows[n].eq(rows[n + 1]) for n in range(6))]
+            m.d.sync += rows[6].eq(self.i.payload.samples)
             with m.If(row == 7):
                 m.d.sync += [
                     self.o.valid.eq(1),

@@ -353,6 +353,8 @@ class HostPort(wiring.Component):
         How they ended; held back while the completion ring is full or disabled.
     ingest : :py:`In(DmaReadPort())`
     egress : :py:`In(DmaWritePort())`
+    restart : :py:`Out(1)`
+        A pulse when the host sets the submission ring anew.
     window, refused, abort, reset_counters, cycle, counter_select, counter_value
         As in :class:`Registers`.
     """
@@ -366,6 +368,7 @@ class HostPort(wiring.Component):
                 "records": In(stream.Signature(DoneRecord)),
                 "ingest": In(DmaReadPort()),
                 "egress": In(DmaWritePort()),
+                "restart": Out(1),
                 "window": Out(stream.Signature(WindowWrite)),
                 "refused": In(stream.Signature(Refusal)),
                 "abort": Out(16),
@@ -424,6 +427,7 @@ class HostPort(wiring.Component):
             registers.completion_full.eq(completion.full),
             registers.dma_idle.eq(reads.idle),
             registers.counter_value.eq(self.counter_value),
+            self.restart.eq(registers.submission.set),
             self.abort.eq(registers.abort),
             self.reset_counters.eq(registers.reset_counters),
             self.cycle.eq(registers.cycle),

@@ -45,9 +45,9 @@ _START = 1 << 20
 class DramChecker(wiring.Component):
     """Checks each command against all earlier ones, in ticks, straight from the timing table.
 
-    Banks are closed at first and nothing has happened lately. Every rule that a command breaks counts. A bank that was
-    activated against a rule is tainted until it is activated properly; an access is bad if it breaks a rule, its bank
-    is tainted, or a refresh is overdue.
+    Banks are closed at first and nothing has happened lately. Every rule that a command breaks counts. An access is bad
+    if it breaks a rule itself, if its row was activated against a rule or after a precharge or refresh that broke
+    one, or while a refresh is overdue.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ class DramChecker(wiring.Component):
         group = {name: [state(f"{name}_group{g}", 40) for g in range(GROUPS)] for name in ("act", "rd", "wr")}
         last = {name: state(f"{name}_any", 40) for name in ("act", "rd", "wr", "pre", "ref")}
         acts = [state(f"act_before{n}", 40) for n in range(1, 4)]
-        opened, tainted = state("opened", BANKS), state("tainted", BANKS)
+        opened, tainted, hurt = (state(name, BANKS) for name in ("opened", "tainted", "hurt"))
         deadline = state("deadline", 40, init=_START + 9 * t["refi"])
         late = state("late", 1)
 
@@ -167,9 +167,10 @@ class DramChecker(wiring.Component):
             after = {}
 
             def then(signal, value, after=after, k=k):
-                after[signal.name] = Signal.like(signal, name=f"{signal.name}_after{k}")
-                m.d.comb += after[signal.name].eq(value)
-                return after[signal.name]
+                name = signal.name.partition("_after")[0]
+                after[name] = Signal.like(signal, name=f"{name}_after{k}")
+                m.d.comb += after[name].eq(value)
+                return after[name]
 
             new_acts = [then(a, Mux(act, before, a)) for a, before in zip(acts, [last["act"], *acts[:2]])]
             did = {"act": act, "rd": read, "wr": write}
@@ -190,7 +191,10 @@ class DramChecker(wiring.Component):
             here = Signal(BANKS, name=f"here{k}")
             m.d.comb += here.eq(1 << bank)
             opened = then(opened, (opened | Mux(act, here, 0)) & ~Cat(closes))
-            tainted = then(tainted, Mux(act, Mux(wrong, tainted | here, tainted & ~here), tainted))
+            tainted = then(tainted, Mux(act, Mux(wrong, tainted | here, (tainted & ~here) | (hurt & here)), tainted))
+            hurt = then(
+                hurt, Mux(refresh & wrong, ~0, Mux(wrong, hurt | Cat(closes), hurt & ~Cat(closes)))
+            )
             furthest, next_ = tick + 9 * t["refi"], deadline + t["refi"]
             put_off = Mux(late | (tick > deadline) | (next_ > furthest), furthest, next_)
             late = then(late, (late | (tick > deadline)) & ~refresh)

@@ -141,8 +141,8 @@ class HostModel(wiring.Component):
         rmw_read, rmw_address = Signal(), Signal(line_bits)
         mmio_answer = Signal(MmioResponse)
         mmio_answered = Signal()
-        self._receive(m, storage, time, dice, line_bits, rmw_read, rmw_address, mmio_answer, mmio_answered)
-        completions = self._read(m, storage, time, dice, line_bits, rmw_read, rmw_address)
+        reads = self._receive(m, storage, time, dice, line_bits, rmw_read, rmw_address, mmio_answer, mmio_answered)
+        completions = self._read(m, reads, storage, time, dice, line_bits, rmw_read, rmw_address)
 
         # The processor's own accesses.
         packet, packet_valid, packet_ready = Signal(Beat), Signal(), Signal()
@@ -294,11 +294,10 @@ class HostModel(wiring.Component):
                 m.next = "TakeBeat"
                 with m.If(~high & held_enabled[64:].any()):
                     m.next = "ReadLine"
-        self._reads = reads
+        return reads
 
-    def _read(self, m, storage, time, dice, line_bits, rmw_read, rmw_address):
+    def _read(self, m, reads, storage, time, dice, line_bits, rmw_read, rmw_address):
         """Reads from the queue, once they are due, become completions."""
-        reads = self._reads
         head = data.View(_READ, reads.r_data)
         slots = [Signal(_READ, name=f"slot_{n}") for n in range(_SLOTS)]
         full = Signal(_SLOTS)

@@ -1,21 +1,21 @@
 """Testbench of hw/memory/ddr.py: the controller with its devices and their checker."""
 
-import random
+import json
+from pathlib import Path
 
 import cocotb
 from amaranth.hdl import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from cocotb.triggers import RisingEdge, ReadOnly
 
 from tessera.hw.config import ddr4_2400r, ddr4_3200aa
 from tessera.hw.memory.ddr import DdrActivity, DdrController
-from tessera.hw.memory.ddr_schedule import Gaps
-from tessera.hw.memory.port import LineRequest, LineResponse, MemoryStatus, Op, line_port
+from tessera.hw.memory.port import MemoryStatus, Op, line_port
 from tessera.hw.models.dram import DramDevices
 from tessera.hw.models.dram_checker import Rule
 from tessera.hw.models.storage import Backdoor
-from tessera.tb.bench import Bench, Dut, pack
+from tessera.hw.models.traffic import Pattern, Traffic, TrafficCounts
+from tessera.tb.bench import Bench, Dut, unpack
 
 DEPTH = 2**16
 
@@ -52,15 +52,55 @@ class Memory(wiring.Component):
         return m
 
 
+class Loaded(wiring.Component):
+    """A controller and its devices under traffic."""
+
+    def __init__(self, config, ids=4):
+        self.config, self.ids = config, ids
+        super().__init__(
+            {
+                "go": In(1),
+                "pattern": In(Pattern),
+                "counts": Out(TrafficCounts),
+                "activity": Out(DdrActivity),
+                "violations": Out(32),
+                "first_rule": Out(Rule),
+                "first_tick": Out(32),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.traffic = traffic = Traffic(self.ids)
+        m.submodules.memory = memory = Memory(self.config)
+        wiring.connect(m, traffic.port, memory.port)
+        m.d.comb += [
+            traffic.go.eq(self.go),
+            traffic.pattern.eq(self.pattern),
+            self.counts.eq(traffic.counts),
+            self.activity.eq(memory.activity),
+            self.violations.eq(memory.violations),
+            self.first_rule.eq(memory.first_rule),
+            self.first_tick.eq(memory.first_tick),
+        ]
+        return m
+
+
+UNDER_LOAD = "under_load"
+
 DUTS = {
-    "ddr4_3200aa": Dut(lambda: Memory(ddr4_3200aa())),
-    "ddr4_2400r": Dut(lambda: Memory(ddr4_2400r())),
+    "ddr4_3200aa": Dut(lambda: Memory(ddr4_3200aa()), tests=rf"^(?!.*{UNDER_LOAD})"),
+    "ddr4_2400r": Dut(lambda: Memory(ddr4_2400r()), tests=rf"^(?!.*{UNDER_LOAD})"),
+    "ddr4_3200aa_load": Dut(lambda: Loaded(ddr4_3200aa()), tests=UNDER_LOAD),
+    "ddr4_2400r_load": Dut(lambda: Loaded(ddr4_2400r()), tests=UNDER_LOAD),
+    "ddr4_3200aa_one_id": Dut(lambda: Loaded(ddr4_3200aa(), ids=1), tests=UNDER_LOAD),
 }
 
 
 def no_rule_broken(bench):
     count = bench.get("violations")
-    assert count == 0, f"{count} violations, first {Rule(bench.get('first_rule')).name} at tick {bench.get('first_tick')}"
+    first = f"{Rule(bench.get('first_rule')).name} at tick {bench.get('first_tick')}"
+    assert count == 0, f"{count} violations, first {first}"
 
 
 async def access(bench, requests, stall_in=0.0, stall_out=0.0):
@@ -86,7 +126,7 @@ def judge(requests, responses, memory):
         if request["op"] == Op.Write:
             memory[request["address"]] = request["data"]
         expected.setdefault(request["id"], []).append((request, memory.get(request["address"])))
-    taken = {id: 0 for id in expected}
+    taken = dict.fromkeys(expected, 0)
     for n, response in enumerate(responses):
         id = response.id
         place = f"response {n}, {taken[id]} of id {id}"
@@ -101,12 +141,49 @@ def judge(requests, responses, memory):
     assert all(taken[id] == len(expected[id]) for id in expected)
 
 
+def figures(**values):
+    """Add measured figures to the file that the whole run leaves in its folder."""
+    path = Path("figures.json")
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(kept | values, indent=1) + "\n")
+
+
+def counts(bench):
+    value = unpack(TrafficCounts, bench.get("counts"))
+    return value.sent, value.received, value.failed
+
+
+@cocotb.test()
+@cocotb.parametrize(
+    pattern=[Pattern.Linear, Pattern.Fetches, Pattern.Random, Pattern.LinearWrites, Pattern.Copy, Pattern.FetchesWrites]
+)
+async def under_load(dut, pattern):
+    """A millisecond of each pattern."""
+    bench = Bench(dut, DUTS)
+    bench.port("go").value = 0
+    bench.port("pattern").value = pattern.value
+    await bench.reset()
+    bench.port("go").value = 1
+    cycles = 400_000
+    await bench.cycles(cycles)
+    _, received, failed = counts(bench)
+    share = received / cycles
+    cocotb.log.info(f"{pattern.name}: {share:.4f} lines a cycle")
+    bench.port("go").value = 0
+    await bench.cycles(2000)
+    sent, received, failed = counts(bench)
+    assert sent == received and failed == 0, f"{sent} sent, {received} received, {failed} failed"
+    assert bench.get("activity") & 8 == 0
+    no_rule_broken(bench)
+    figures(**{f"ddr.{pattern.name}": share})
+
+
 @cocotb.test()
 async def reads_what_was_written(dut):
     bench = Bench(dut, DUTS)
     await bench.reset()
     memory = {}
-    for burst in range(2):
+    for _ in range(2):
         writes = [write(a * 37 % DEPTH, bench.random.getrandbits(512)) for a in range(100)]
         requests = writes + [read(w["address"]) for w in writes]
         judge(requests, await access(bench, requests), memory)
@@ -123,7 +200,8 @@ async def random_traffic(dut, stall_in, stall_out):
         requests = []
         base = rng.randrange(0, DEPTH, 512)
         for _ in range(1500):
-            address = (base + rng.randrange(spread)) % DEPTH if rng.random() < 0.7 else rng.randrange(spread) * 2048 % DEPTH
+            near = (base + rng.randrange(spread)) % DEPTH
+            address = near if rng.random() < 0.7 else rng.randrange(spread) * 2048 % DEPTH
             id = rng.choice((0, 1, 9, 200, 255))
             requests.append(write(address, rng.getrandbits(512), id) if rng.random() < 0.4 else read(address, id))
         judge(requests, await access(bench, requests, stall_in, stall_out), memory)

@@ -30,7 +30,6 @@ class ReaderHarness(wiring.Component):
                 "o": Out(stream.Signature(Tile)),
                 "knobs": In(Knobs),
                 "backdoor": In(Backdoor()),
-                "abort": In(1),
             }
         )
 

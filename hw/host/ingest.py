@@ -1,0 +1,150 @@
+"""The engine that brings a bitstream from host memory into a slot."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import Out
+
+from tessera.hw.engine import EngineSignature, SlotKind, SlotRef, Status
+from tessera.hw.host.dma_read import DmaReadPort, ReadGuard
+from tessera.hw.host.tlp import CompletionStatus
+from tessera.hw.lib.envelope import CoreSignature, Envelope
+from tessera.hw.lib.streams import connect
+from tessera.hw.memory.port import Op
+
+__all__ = ["PIECE_BYTES", "Ingest", "IngestParams"]
+
+PIECE_BYTES = 4096
+"""Bytes that are asked for at a time, so that descriptors are read in between."""
+_PIECES = 4
+
+
+class IngestParams(data.Struct):
+    """Parameters of an ingest task."""
+
+    address: 64
+    """Of the bitstream's first byte in host memory; any."""
+    bytes: 32
+    """0 makes an empty bitstream."""
+    reserved: 32
+
+
+class IngestCore(wiring.Component):
+    """The part of :class:`Ingest` that may be reset at any time. ``running`` falls when it is."""
+
+    def __init__(self):
+        super().__init__({**CoreSignature().members, "host": Out(DmaReadPort()), "running": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        start, finish = self.start, self.finish
+        params = IngestParams(start.payload.task.params)
+        target = Signal(SlotRef)
+        address, to_ask = Signal(64), Signal(32)
+        total = Signal(32)
+        pieces = Signal(range(_PIECES + 1))
+        to_write = Signal(27)
+        written = Signal(27)
+        needed = (params.bytes + 63)[6:]
+
+        ask, read = self.host.request, self.host.line
+        piece = Mux(to_ask < PIECE_BYTES, to_ask, PIECE_BYTES)
+        asked, ended = Signal(), Signal()
+        m.d.comb += [
+            ask.payload.address.eq(address),
+            ask.payload.bytes.eq(piece),
+            asked.eq(ask.valid & ask.ready),
+            ended.eq(read.valid & read.ready & read.payload.last),
+        ]
+        m.d.sync += pieces.eq(pieces + asked - ended)
+        with m.If(asked):
+            m.d.sync += [address.eq(address + piece), to_ask.eq(to_ask - piece)]
+
+        write = self.memory.request
+        m.d.comb += [
+            self.memory.response.ready.eq(1),
+            write.payload.op.eq(Op.Write),
+            write.payload.window.eq(target.window),
+            write.payload.offset.eq(target.body + written),
+            write.payload.data.eq(read.payload.data),
+        ]
+
+        with m.FSM(name="ingest"):
+            with m.State("AwaitStart"):
+                m.d.comb += start.ready.eq(1)
+                m.d.sync += [
+                    target.eq(start.payload.task.target),
+                    address.eq(params.address),
+                    to_ask.eq(params.bytes),
+                    total.eq(params.bytes),
+                    to_write.eq(needed),
+                ]
+                with m.If(start.valid):
+                    m.d.sync += self.running.eq(1)
+                    with m.If(needed > start.payload.task.target.lines):
+                        m.d.sync += [
+                            finish.payload.status.eq(Status.TargetTooSmall),
+                            finish.payload.where.eq(needed),
+                        ]
+                        m.next = "Finish"
+                    with m.Elif(params.bytes == 0):
+                        m.next = "Finish"
+                    with m.Else():
+                        m.next = "MoveLines"
+            with m.State("MoveLines"):
+                m.d.comb += [
+                    ask.valid.eq((to_ask != 0) & (pieces != _PIECES)),
+                    write.valid.eq(read.valid),
+                    read.ready.eq(write.ready),
+                ]
+                with m.If(read.valid & read.ready):
+                    m.d.sync += [written.eq(written + 1), to_write.eq(to_write - 1)]
+                    with m.If(read.payload.last & (read.payload.status != CompletionStatus.Successful)):
+                        m.d.sync += [
+                            finish.payload.status.eq(Status.HostError),
+                            finish.payload.where.eq(read.payload.status),
+                        ]
+                        m.next = "Finish"
+                    with m.Elif(to_write == 1):
+                        m.d.sync += finish.payload.bytes.eq(total)
+                        m.next = "Finish"
+            with m.State("Finish"):
+                m.d.comb += finish.valid.eq(1)
+        return m
+
+
+class Ingest(wiring.Component):
+    """Copies a range of host memory, at any byte address, into a bitstream slot.
+
+    The task's ``params`` are :class:`IngestParams`; it has no source. The body is packed from byte 0 and its last line
+    is padded with zeros; the header tells ``bytes`` and the task's ``timestamp``.
+
+    Ends as ``TargetTooSmall`` with the lines needed, before anything is read; as ``HostError`` with the
+    :class:`CompletionStatus` of the read that failed.
+
+    Throughput is 32 bytes per cycle or more from 16 KiB on, as long as the host answers within 100 cycles and the
+    memory takes a line every second cycle.
+
+    Members
+    -------
+    task, done, memory, abort
+        As in :class:`EngineSignature`.
+    host : :py:`Out(DmaReadPort())`
+    """
+
+    def __init__(self, *, watchdog=1 << 16):
+        self.core = IngestCore()
+        self.envelope = Envelope(self.core, source=None, target=SlotKind.Bitstream, watchdog=watchdog)
+        super().__init__({**EngineSignature().members, "host": Out(DmaReadPort())})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.envelope = envelope = self.envelope
+        m.submodules.guard = guard = ReadGuard()
+        wiring.connect(m, self.core.host, guard.core)
+        connect(m, guard.port.request, self.host.request)
+        connect(m, self.host.line, guard.port.line)
+        for name in ("task", "done", "memory"):
+            inner, outer = getattr(envelope, name), wiring.flipped(getattr(self, name))
+            wiring.connect(m, inner, outer)
+        m.d.comb += [envelope.abort.eq(self.abort), guard.running.eq(self.core.running)]
+        return m

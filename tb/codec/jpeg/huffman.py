@@ -1,0 +1,140 @@
+"""Testbench of hw/codec/jpeg/huffman.py."""
+
+import cocotb
+import numpy as np
+from cocotb.triggers import RisingEdge
+
+from tessera.golden.jpeg.huffman import lookup
+from tessera.golden.jpeg.tables import HUFF_AC_CHROMA, HUFF_AC_LUMA, HUFF_DC_CHROMA, HUFF_DC_LUMA
+from tessera.hw.codec.jpeg.huffman import LONG_CYCLES, Entry, HuffmanTables, LoadKind
+from tessera.tb.bench import Bench, Dut, unpack
+from tessera.tb.codec.jpeg.multiplex import random_table
+
+DUTS = {f"short{n}": Dut(lambda n=n: HuffmanTables(n)) for n in (5, 7, 8)}
+STANDARD = {0: HUFF_DC_LUMA, 1: HUFF_DC_CHROMA, 4: HUFF_AC_LUMA, 5: HUFF_AC_CHROMA}
+EMPTY = (0,) * 16, ()
+DEEP = (1,) * 16, tuple(range(0x11, 0x18)) + (0, 0xF0, 0x0B, 0x5A, 0x1B, 0x50, 0x0A, 0xFA, 0x01)
+FULL = (0, 0, 0, 0, 0, 0, 0, 255, 1) + (0,) * 7, tuple(range(256))
+LONGEST = (0,) * 14 + (1, 255), tuple(range(255, -1, -1))
+
+
+def loads(number, table):
+    bits, values = table
+    yield {"kind": LoadKind.Table, "byte": number}
+    yield from ({"kind": LoadKind.Count, "byte": count} for count in bits)
+    yield from ({"kind": LoadKind.Value, "byte": value} for value in values)
+
+
+def windows(table, random, count):
+    """16-bit windows at the edges of all codes, and random ones."""
+    code, edges = 0, {0, 0xFFFF}
+    for length, n in enumerate(table[0], 1):
+        for _ in range(n + 1):
+            edges |= {w & 0xFFFF for w in ((code << (16 - length)) - 1, code << (16 - length))}
+            code += 1
+        code = (code - 1) << 1
+    return sorted(edges | {random.randrange(2**16) for _ in range(count)})
+
+
+async def check(bench, number, table, count=100):
+    """All entries against golden's lookup."""
+    bits, values = table
+    is_ac = number >= 4
+    expected = lookup(tuple(bits), tuple(values), is_ac)
+    lengths = [length for length, n in enumerate(bits, 1) for _ in range(n)]
+    clk, dut = bench.dut.clk, bench.dut
+    dut.table.value = number
+    ends, code = [], 0
+    for length, n in enumerate(bits, 1):
+        code += n << (16 - length)
+        ends.append(code)
+    for window in windows(table, bench.random, count):
+        dut.bits.value = window
+        await RisingEdge(clk)
+        short = unpack(Entry, dut.short.value.to_unsigned())
+        for _ in range(LONG_CYCLES):
+            await RisingEdge(clk)
+        long = unpack(Entry, dut.long.value.to_unsigned())
+        run, size, total = expected[window]
+        length = next((n for n, end in enumerate(ends, 1) if window < end), None)
+        where = f"table {number}, window {window:016b}, length {length}"
+        assert short.valid == (length is not None and length <= bench.component.short_bits), where
+        assert length is None or length in lengths
+        for name, entry in [("short", short)] if short.valid else [("long", long)]:
+            found = entry.valid, entry.bad, entry.length + 1, entry.total
+            bad = run > 15
+            assert found == (length is not None, bad, length or 16, total), f"{name}, {where}: {found}"
+            if not bad:
+                assert (entry.run, entry.size) == (run, size), f"{name}, {where}"
+                assert entry.eob == (is_ac and run == size == 0), f"{name}, {where}"
+
+
+@cocotb.test()
+async def standard_tables(dut):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    for number, table in STANDARD.items():
+        await bench.within(5000, bench.send("load", loads(number, table)))
+    await bench.cycles(4)
+    for number, table in STANDARD.items():
+        await check(bench, number, table)
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.4])
+async def tables_replace_each_other(dut, stall):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    random = np.random.default_rng(3)
+    tables = {}
+    extremes = [(n, t) for n in (2, 6) for t in (FULL, DEEP, EMPTY, LONGEST, DEEP)]
+    for n in range(24):
+        number, table = extremes.pop(0) if extremes else (n % 8, random_table(random, n % 8 >= 4))
+        tables[number] = table
+        await bench.within(8000, bench.send("load", loads(number, table), stall))
+        await bench.cycles(20)
+        assert not dut.bad.value and bench.get("codes") == len(table[1])
+        await check(bench, number, table, 40)
+    for number, table in tables.items():
+        await check(bench, number, table, 40)
+
+
+@cocotb.test()
+async def too_many_codes_are_bad(dut):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    random = bench.random
+    seen = set()
+    for _ in range(300):
+        bits = [0] * 16
+        for _ in range(random.randint(1, 6)):
+            bits[random.randrange(16)] = random.choice([0, 1, 2, 3, 255, random.randrange(256)])
+        code, bad = 0, False
+        await bench.send("load", [{"kind": LoadKind.Table, "byte": random.randrange(8)}])
+        for length, count in enumerate(bits, 1):
+            code = (code + count) << 1
+            bad = bad or code >> 1 >= 1 << length
+            await bench.send("load", [{"kind": LoadKind.Count, "byte": count}])
+            await bench.cycles(1)
+            while not bench.port("load.ready").value:
+                await bench.cycles(1)
+            assert bool(dut.bad.value) == bad, f"{bits}, length {length}"
+            if bad:
+                seen.add(length)
+                break
+        assert bench.get("codes") == sum(bits[:length])
+    assert len(seen) >= 8, f"lengths at which there were too many: {seen}"
+
+
+@cocotb.test()
+async def loading_takes_so_many_cycles(dut):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    for table, cycles in ((HUFF_AC_LUMA, 216), (HUFF_DC_LUMA, 60), (HUFF_AC_CHROMA, 216), (HUFF_DC_CHROMA, 61)):
+        bits, values = table
+        began = bench.now()
+        ended = await bench.send("load", loads(4, table))
+        last = max(length for length, n in enumerate(bits, 1) if n)
+        more = sum(n * ((16 >> length) - 1) for length, n in enumerate(bits, 1) if length < 4)
+        assert ended - began <= 1 + 2 * 16 + last + len(values) + more
+        assert ended - began == cycles, table

@@ -1,0 +1,229 @@
+"""The compute engine with an ideal memory: surfaces in, surfaces out, nonsense refused."""
+
+import cocotb
+import numpy as np
+
+from tessera.golden.frames import ChromaFormat
+from tessera.golden.ops import scale
+from tessera.hw.compute.engine import Compute, ComputeParameter
+from tessera.hw.compute.scale import ScalerConfig
+from tessera.hw.engine import SlotKind, Status
+from tessera.hw.memory.layout import SurfaceLayout
+from tessera.hw.models.memory import EngineHarness
+from tessera.tb.bench import Dut
+from tessera.tb.compute.scale import FORMATS, picture, targets
+from tessera.tb.engine import EngineBench, Slot
+
+DUTS = {
+    "engine": Dut(lambda: EngineHarness(Compute(ScalerConfig(max_width=256))), stalls=True, tests="^(?!throughput)"),
+    "full": Dut(lambda: EngineHarness(Compute(), windows=4, window_lines=1 << 15), tests="^throughput"),
+}
+
+SOURCE, TARGET = Slot(1), Slot(2)
+
+
+def task(width, height, bypass=0, tag=7, source=SOURCE, target=TARGET, extra=0):
+    params = width | height << 16 | bypass << 32 | extra << 40
+    return {"tag": tag, "source": source.fields(), "target": target.fields(), "params": params}
+
+
+class ComputeBench(EngineBench):
+    """Frames in, frames out."""
+
+    async def scale(self, frame, width, height, *, bypass=0, tag=7, source=SOURCE, target=TARGET):
+        """Do a task, compare all that it left; its done message."""
+        await self.write_surface(source, frame, timestamp=tag * 12345)
+        return await self.again(frame, width, height, bypass=bypass, tag=tag, source=source, target=target)
+
+    async def again(self, frame, width, height, *, bypass=0, tag=7, source=SOURCE, target=TARGET):
+        """The same of a surface that is there."""
+        expected = frame if bypass else scale(frame, width, height)
+        layout = SurfaceLayout(expected.format, expected.width, expected.height)
+        guard = min(128, target.lines - layout.lines)
+        await self.write_lines(target.window, target.body + layout.lines, b"\x5a" * 64 * guard)
+        done = await self.run(task(width, height, bypass, tag, source, target))
+        what = f"{frame.format} {frame.width}x{frame.height} to {width}x{height}"
+        assert (Status(done.status), done.where) == (Status.Ok, 0), f"{what}: {Status(done.status)} {done.where}"
+        geometry = int(expected.format), expected.width, expected.height
+        header = await self.read_header(target)
+        for found in (done, header):
+            assert (found.chroma_format.value, found.width, found.height) == geometry, what
+        assert done.tag == header.tag == tag and done.last and done.bytes == 0, what
+        assert header.kind == SlotKind.Surface and header.status == Status.Ok, what
+        assert header.timestamp == tag * 12345, what
+        difference = expected.first_difference(await self.read_surface(target, layout))
+        assert difference is None, f"{what}: {difference}"
+        behind = await self.read_lines(target.window, target.body + layout.lines, guard)
+        assert (behind == 0x5A).all(), f"{what}: written behind the surface"
+        return done
+
+
+@cocotb.test()
+@cocotb.parametrize(memory=[(4, 0), (20, 0), (60, 4), (10, 12), (150, 1)])
+async def frames(dut, memory):
+    """All formats, random sizes, from the quickest memory to one that holds back three quarters of the time."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset(latency=memory[0], stall=memory[1])
+    rng = np.random.default_rng(memory)
+    for n in range(8):
+        size = tuple(int(s) for s in rng.integers(1, 70, 2))
+        await bench.scale(picture(rng, FORMATS[n % 4], *size), *targets(rng, size, 100), tag=n)
+    await bench.scale(picture(rng, ChromaFormat.C444, 33, 18), 0, 77, bypass=1)
+
+
+@cocotb.test()
+async def wide(dut):
+    """More than a block of tiles across and down, and the widest."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    rng = np.random.default_rng(1)
+    await bench.scale(picture(rng, ChromaFormat.C420, 256, 140), 250, 150)
+    await bench.scale(picture(rng, ChromaFormat.C422, 130, 30), 256, 8)
+
+
+@cocotb.test()
+async def copies(dut):
+    """With the scaler bypassed the target is the source, in its format; width and height do not matter."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset(latency=8, stall=2)
+    rng = np.random.default_rng(2)
+    for format in FORMATS:
+        await bench.scale(picture(rng, format, 45, 27), 0, 60000, bypass=1)
+
+
+@cocotb.test()
+async def nonsense(dut):
+    """Each way in which a task makes no sense; the next one is as good, and as quick, as ever."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    rng = np.random.default_rng(3)
+    frame = picture(rng, ChromaFormat.C420, 40, 24)
+    cycles = (await bench.scale(frame, 30, 30)).cycles
+    bad = Status.BadTask
+    lines = SurfaceLayout(ChromaFormat.C420, 30, 30).lines
+    wrong_slot = {"kind": SlotKind.Bitstream, "bytes": 100}
+    cases = [
+        ({}, task(0, 30), bad, ComputeParameter.Width),
+        ({}, task(4, 30), bad, ComputeParameter.Width),
+        ({}, task(257, 30), bad, ComputeParameter.Width),
+        ({}, task(65535, 30), bad, ComputeParameter.Width),
+        ({}, task(30, 0), bad, ComputeParameter.Height),
+        ({}, task(30, 2), bad, ComputeParameter.Height),
+        ({}, task(30, 193), bad, ComputeParameter.Height),
+        ({}, task(30, 65535), bad, ComputeParameter.Height),
+        ({}, task(30, 30, bypass=2), bad, ComputeParameter.Bypass),
+        ({}, task(30, 30, bypass=0x81), bad, ComputeParameter.Bypass),
+        ({}, task(30, 30, extra=1 << 87), bad, ComputeParameter.Bypass),
+        ({"width": 0}, task(30, 30), bad, ComputeParameter.SourceWidth),
+        ({"width": 0}, task(30, 30, bypass=1), bad, ComputeParameter.SourceWidth),
+        ({"width": 257}, task(200, 30), bad, ComputeParameter.SourceWidth),
+        ({"width": 65535}, task(30, 30), bad, ComputeParameter.SourceWidth),
+        ({"height": 0}, task(30, 30), bad, ComputeParameter.SourceHeight),
+        ({"width": 31}, task(249, 30), bad, ComputeParameter.Width),
+        ({}, task(30, 30, target=Slot(2, lines=lines - 1)), Status.TargetTooSmall, lines),
+        ({}, task(30, 30, bypass=1, target=Slot(2, lines=0)), Status.TargetTooSmall, lines),
+        ({"status": Status.Poison}, task(30, 30), Status.SourceFailed, Status.Poison.value),
+        ({"status": Status.BadTask}, task(30, 30), Status.SourceFailed, Status.BadTask.value),
+        (wrong_slot, task(30, 30), Status.WrongSource, SlotKind.Bitstream.value),
+        ({"kind": SlotKind.Empty}, task(30, 30), Status.WrongSource, 0),
+        # Beyond the window: the memory refuses.
+        ({}, task(30, 30, source=Slot(1, body=1 << 20)), Status.Refused, 0),
+        ({}, task(30, 30, target=Slot(2, body=1 << 20)), Status.Refused, 9),
+        ({}, task(30, 30, target=Slot(9)), Status.Refused, None),
+        ({}, task(30, 30, source=Slot(9)), Status.Refused, 7),
+    ]
+    for fields, what, status, where in cases:
+        await bench.write_surface(SOURCE, frame)
+        if fields:
+            geometry = {"kind": SlotKind.Surface, "chroma_format": 1, "width": 40, "height": 24}
+            await bench.write_header(SOURCE, **{**geometry, **fields})
+        await bench.write_lines(TARGET.window, TARGET.body, b"\x5a" * 64 * lines)
+        done = await bench.run(what)
+        where = done.where if where is None else where if isinstance(where, int) else where.value
+        name = f"{fields} {what}"
+        assert (Status(done.status), done.where) == (status, where), f"{name}: {Status(done.status)} {done.where}"
+        assert (done.width, done.height, done.tag) == (0, 0, 7), name
+        if status in (Status.BadTask, Status.TargetTooSmall, Status.SourceFailed, Status.WrongSource):
+            header = await bench.read_header(TARGET)
+            assert (Status(header.status), header.where) == (status, where), name
+            body = await bench.read_lines(TARGET.window, TARGET.body, lines)
+            assert (body == 0x5A).all(), f"{name}: the target was written to"
+        good = await bench.scale(frame, 30, 30)
+        assert good.cycles == cycles or bench.stalled, f"after {name}: {good.cycles} cycles, {cycles} at first"
+
+
+@cocotb.test()
+async def the_limits_are_allowed(dut):
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    rng = np.random.default_rng(4)
+    lines = SurfaceLayout(ChromaFormat.C420, 5, 192).lines
+    await bench.scale(picture(rng, ChromaFormat.C420, 40, 24), 5, 192, target=Slot(2, lines=lines))
+    await bench.scale(picture(rng, ChromaFormat.C444, 32, 24), 256, 3)
+
+
+@cocotb.test()
+async def aborted(dut):
+    """Aborted anywhere in the task: it ends, and the next one is as on a cold chip."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    rng = np.random.default_rng(5)
+    big, small = picture(rng, ChromaFormat.C444, 90, 50), picture(rng, ChromaFormat.C420, 33, 20)
+    cycles = (await bench.scale(small, 50, 17)).cycles
+    for wait in (30, 90, 150, 300, 700, 1200, 1500):
+        await bench.write_surface(SOURCE, big)
+        await bench.send("task", [task(60, 70)])
+        await bench.cycles(wait)
+        dut.abort.value = 1
+        (done,) = await bench.within(2000, bench.receive("done", 1), f"abort after {wait} cycles")
+        dut.abort.value = 0
+        assert Status(done.status) == Status.Aborted, f"after {wait} cycles: {Status(done.status)}"
+        good = await bench.scale(small, 50, 17)
+        assert good.cycles == cycles or bench.stalled, f"abort after {wait}: {good.cycles} cycles, {cycles} at first"
+
+
+@cocotb.test()
+async def dirty_restart(dut):
+    """Reset anywhere in a task: the next one is as on a cold chip."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    rng = np.random.default_rng(6)
+    frame = picture(rng, ChromaFormat.C422, 70, 40)
+    cycles = (await bench.scale(frame, 50, 60)).cycles
+    for wait in (20, 77, 200, 444, 900):
+        await bench.send("task", [task(60, 70)])
+        await bench.cycles(wait)
+        await bench.reset()
+        good = await bench.scale(frame, 50, 60)
+        assert good.cycles == cycles or bench.stalled, f"reset after {wait}: {good.cycles} cycles, {cycles} at first"
+
+
+@cocotb.test()
+@cocotb.parametrize(
+    case=[
+        ((352, 288), (176, 144), ChromaFormat.C420, 0.27),
+        ((176, 144), (352, 288), ChromaFormat.C420, 0.27),
+        ((320, 240), (352, 288), ChromaFormat.C420, 0.27),
+        ((176, 144), (88, 72), ChromaFormat.C420, 0.35),
+        ((352, 288), (352, 288), ChromaFormat.C420, 0.27),
+        ((352, 288), (352, 288), ChromaFormat.C444, 0.45),
+        ((352, 288), (348, 284), ChromaFormat.C444, 0.45),
+        ((352, 288), (348, 284), ChromaFormat.C422, 0.33),
+        ((88, 72), (86, 70), ChromaFormat.C444, 0.5),
+        ((1280, 720), (640, 360), ChromaFormat.C420, 0.22),
+        ((640, 360), (1280, 720), ChromaFormat.C420, 0.22),
+    ]
+)
+async def throughput(dut, case):
+    """Cycles from task to done, at 20 cycles of latency, per pixel of the larger of source and target."""
+    source, target, format, per_pixel = case
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    room = (1 << 15) - 512
+    frame = picture(np.random.default_rng(7), format, *source)
+    done = await bench.scale(frame, *target, source=Slot(1, lines=room), target=Slot(2, lines=room))
+    pixels = max(source[0] * source[1], target[0] * target[1])
+    dut._log.info(f"{format} {source} to {target}: {done.cycles} cycles, {done.cycles / pixels:.3f} per pixel")
+    assert done.cycles <= per_pixel * pixels, f"{done.cycles} cycles, {done.cycles / pixels:.3f} per pixel"
+    again = await bench.again(frame, *target, source=Slot(1, lines=room), target=Slot(2, lines=room))
+    assert again.cycles == done.cycles

@@ -1,0 +1,159 @@
+"""The steps of a pass, against steps made from the golden's positions, which give the golden's samples."""
+
+import cocotb
+import numpy as np
+
+from tessera.golden.ops import Axis, axis_of, resample
+from tessera.golden.ops_tables import CUBIC
+from tessera.hw.compute.steps import Steps
+from tessera.tb.bench import Bench, Dut
+
+DUTS = {"steps": Dut(Steps)}
+
+
+def steps_of(axis: Axis):
+    """The sequence as dicts of a :class:`Step`'s fields; None for what has no meaning."""
+    steps = []
+    common = {"grow": int(axis.grow), "shift": axis.shift, "last": 0}
+    sums, taken, given = [0] * 4, 0, 0
+    for n, (base, phase) in enumerate(zip(*axis.positions())):
+        places = [base + tap for tap in range(-1, 3)]
+        weights = [0] * 4
+        for place, weight in zip(places, CUBIC[phase]):
+            if axis.grow:
+                weights[min(max(place, 0), axis.coarse - 1) % 4] += weight
+            elif 0 <= place < axis.coarse:
+                weights[place % 4] += weight
+        if axis.grow:
+            needed = min(base + 2, axis.coarse - 1)
+            while taken < needed:
+                steps.append({**common, "take": 1, "give": 0, "fresh": 0, "slot": taken % 4})
+                taken += 1
+            take = taken == needed
+            steps.append({**common, "take": int(take), "give": 1, "fresh": 0, "weights": weights})
+            if take:
+                steps[-1]["slot"] = taken % 4
+                taken += 1
+        else:
+            give = base - 1 > given and given < axis.coarse
+            step = {**common, "take": 1, "give": int(give), "fresh": int(n == 0), "weights": weights}
+            if give:
+                step |= {"slot": given % 4, "reciprocal": (1 << 30) // (sums[given % 4] >> axis.shift)}
+                sums[given % 4] = 0
+                given += 1
+            sums = [a + b for a, b in zip(sums, weights)]
+            steps.append(step)
+    if axis.grow:
+        for place in range(taken, axis.coarse):
+            steps.append({**common, "take": 1, "give": 0, "fresh": 0, "slot": place % 4})
+    else:
+        for place in range(given, axis.coarse):
+            reciprocal = (1 << 30) // (sums[place % 4] >> axis.shift)
+            steps.append(
+                {**common, "take": 0, "give": 1, "fresh": 0, "slot": place % 4, "reciprocal": reciprocal}
+            )
+    steps[-1]["last"] = 1
+    return steps
+
+
+def run_steps(steps, samples):
+    """What the steps make of the samples, as a pass does it."""
+    slots = np.zeros((4, samples.shape[1]), np.int64)
+    source, results = iter(samples), []
+    for step in steps:
+        if step["grow"]:
+            if step["take"]:
+                slots[step["slot"]] = next(source)
+            if step["give"]:
+                total = sum((slots[k] * step["weights"][k]) >> 8 for k in range(4))
+                results.append((total + 128) >> 8)
+        else:
+            if step["give"]:
+                total = (slots[step["slot"]] >> (4 + step["shift"])) * step["reciprocal"]
+                results.append((total + (1 << 17)) >> 18)
+                slots[step["slot"]] = 0
+            if step["fresh"]:
+                slots[:] = 0
+            if step["take"]:
+                sample = next(source)
+                for k in range(4):
+                    slots[k] += (sample * step["weights"][k]) >> 8
+    assert next(source, None) is None, "a sample was not taken"
+    return np.array(results)
+
+
+def axis_task(axis, source, target, plane, shift, repeats=1):
+    """As an :class:`AxisTask`."""
+    here = 2 * source if plane and not shift else source
+    part, whole = (here, target) if axis.grow else (target, here)
+    return {
+        **{"grow": int(axis.grow), "fine": axis.fine, "coarse": axis.coarse, "part": part, "whole": whole},
+        "repeats": repeats,
+    }
+
+
+def cases():
+    rng = np.random.default_rng(1)
+    sizes = [(1, 1), (1, 8), (8, 1), (2, 3), (3, 2), (16, 16), (17, 16), (16, 17), (33, 211), (131, 67), (97, 99),
+             (101, 99), (64, 8), (8, 64), (2048, 2047), (640, 80), (31, 245)]  # fmt: skip
+    sizes += [(int(n), int(rng.integers(-(-n // 8), 8 * n + 1))) for n in rng.integers(1, 50, 50)]
+    for n, (source, target) in enumerate(sizes):
+        plane, shift = ((0, 0), (1, 1), (1, 0))[n % 3]
+        yield axis_of(source, target, plane=plane, shift=shift), (source, target, plane, shift)
+
+
+def check(name, found, expected):
+    for field, value in expected.items():
+        actual = getattr(found, field)
+        if field == "weights":
+            relevant = expected["give"] if expected["grow"] else expected["take"]
+            actual = [actual[k] for k in range(4)]
+            if not relevant:
+                continue
+        assert actual == value, f"{name}: {field} {value} expected, {actual} found"
+
+
+@cocotb.test()
+@cocotb.parametrize(stall_in=[0.0, 0.7], stall_out=[0.0, 0.5, 0.9])
+async def matches_golden(dut, stall_in, stall_out):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    rng = np.random.default_rng(2)
+    tasks, expected, phases = [], [], set()
+    for axis, what in cases():
+        if stall_out and axis.fine > 1000:
+            continue
+        steps = steps_of(axis)
+        samples = rng.integers(0, 4081, (axis.coarse if axis.grow else axis.fine, 3))
+        np.testing.assert_array_equal(run_steps(steps, samples), resample(samples, axis))
+        extra = len(steps) - axis.fine
+        assert extra <= (4 if axis.grow else 3), f"{what}: {len(steps)} steps for {axis.fine}"
+        repeats = int(rng.integers(1, 4))
+        tasks.append(axis_task(axis, *what, repeats))
+        expected += [(f"{what}, repeat {r}, step {n}", step) for r in range(repeats) for n, step in enumerate(steps)]
+        phases |= {(axis.grow, phase) for phase in axis.positions()[1]}
+    assert len(phases) == 64, "a phase is missing"
+    cocotb.start_soon(bench.send("i", tasks, stall_in))
+    received = await bench.within(20 * len(expected) + 5000, bench.receive("o", len(expected), stall_out))
+    for found, (name, step) in zip(received, expected):
+        check(name, found, step)
+
+
+@cocotb.test()
+async def cycles(dut):
+    """The first step's latency; then a step per cycle, from repeat to repeat too."""
+    bench = Bench(dut, DUTS)
+    for source, target in [(50, 80), (80, 50), (64, 64), (64, 8)]:
+        await bench.reset()
+        axis = axis_of(source, target)
+        repeats = 6
+        sent = await bench.send("i", [axis_task(axis, source, target, 0, 0, repeats)])
+        await bench.within(200, bench.receive("o", 1))
+        latency = bench.now() - sent
+        assert latency == 34, f"{source} to {target}: first step after {latency} cycles"
+        # Before a shrinking pass can give, the reciprocal must be there.
+        await bench.cycles(20)
+        count = repeats * len(steps_of(axis)) - 1
+        started = bench.now()
+        await bench.within(2 * count, bench.receive("o", count))
+        assert bench.now() - started == count, f"{source} to {target}: {bench.now() - started} cycles for {count} steps"

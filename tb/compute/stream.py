@@ -1,0 +1,56 @@
+"""The ends of the row stream."""
+
+import cocotb
+import numpy as np
+
+from tessera.hw.compute.stream import RowsToTiles, TilesToRows
+from tessera.tb.bench import Bench, Dut
+
+DUTS = {"rows": Dut(TilesToRows, tests="to_rows"), "tiles": Dut(RowsToTiles, tests="to_tiles")}
+
+
+def tiles_and_rows(count):
+    """Random tiles, some marked last, and their rows, as items."""
+    rng = np.random.default_rng(1)
+    tiles, rows = [], []
+    for n in range(count):
+        tile = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        last = int(n % 3 == 2)
+        tiles.append(int.from_bytes(tile.tobytes(), "little") | last << 512)
+        rows += [int.from_bytes(row.tobytes(), "little") | (last and k == 7) << 64 for k, row in enumerate(tile)]
+    return tiles, rows
+
+
+async def check(bench, given, expected, stall_in, stall_out):
+    await bench.reset()
+    sender = cocotb.start_soon(bench.send("i", given, stall_in))
+    received = await bench.within(20000, bench.receive("o", len(expected), stall_out), f"{len(expected)} items")
+    ended = bench.now()
+    await sender
+    for n, (item, wanted) in enumerate(zip(received, expected)):
+        assert item.as_bits() == wanted, f"item {n}: {wanted:#x} expected, {item.as_bits():#x} found"
+    return ended
+
+
+@cocotb.test()
+@cocotb.parametrize(stall_in=[0.0, 0.5, 0.9], stall_out=[0.0, 0.5, 0.9])
+async def to_rows(dut, stall_in, stall_out):
+    tiles, rows = tiles_and_rows(40)
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    started = bench.now() + 5
+    ended = await check(bench, tiles, rows, stall_in, stall_out)
+    if not stall_in and not stall_out:
+        assert ended - started == 1 + len(rows), f"{ended - started} cycles for {len(rows)} rows"
+
+
+@cocotb.test()
+@cocotb.parametrize(stall_in=[0.0, 0.5, 0.9], stall_out=[0.0, 0.5, 0.9])
+async def to_tiles(dut, stall_in, stall_out):
+    tiles, rows = tiles_and_rows(40)
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    started = bench.now() + 5
+    ended = await check(bench, rows, tiles, stall_in, stall_out)
+    if not stall_in and not stall_out:
+        assert ended - started == 1 + len(rows), f"{ended - started} cycles for {len(rows)} rows"

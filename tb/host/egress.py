@@ -1,0 +1,137 @@
+"""Egress engine: a bitstream slot to host memory, through the real host port."""
+
+from __future__ import annotations
+
+import cocotb
+import numpy as np
+
+from tessera.hw.engine import SlotKind, Status
+from tessera.hw.host.egress import Egress
+from tessera.tb.bench import Dut
+from tessera.tb.host.harness import KNOBS, SIZE, EngineBench, Rig
+
+DUTS = {"engine": Dut(lambda: Rig(Egress(watchdog=1 << 12), "egress"), stalls=True)}
+
+HEAD, BODY = 3, 8
+
+
+def task(tag, address, capacity, lines=3000):
+    return {
+        "tag": tag,
+        "source": {"window": 0, "head": HEAD, "body": BODY, "lines": lines},
+        "params": address | capacity << 64,
+    }
+
+
+class EgressBench(EngineBench):
+    def __init__(self, dut):
+        super().__init__(dut, DUTS)
+
+    async def fill(self, count, **fields):
+        self.lines[HEAD] = self.header(bytes=count, **fields)
+        await self.load_lines()
+
+    async def good(self, tag, address, count, room=0):
+        """A task that goes well: done, host memory and the chip's memory are checked."""
+        await self.fill(count)
+        done = await self.do(task(tag, address, count + room))
+        assert (done.status, done.where, done.bytes) == (Status.Ok, 0, count)
+        body = self.lines[BODY:].reshape(-1)[:count]
+        self.memory[address : address + count] = body
+        # The answer to a register's reading comes after the data.
+        await self.get("STATUS")
+        await self.expect_memory()
+        await self.expect_lines()
+        return done
+
+
+@cocotb.test()
+@cocotb.parametrize(knobs=list(KNOBS))
+async def copies_to_any_address(dut, knobs):
+    bench = EgressBench(dut)
+    await bench.start(**KNOBS[knobs])
+    sizes = [0, 1, 2, 63, 64, 65, 255, 256, 257, 4096, 9000]
+    for tag, count in enumerate(sizes + [bench.random.randrange(20000) for _ in range(4)]):
+        bench.memory_knobs(latency=bench.random.randrange(40), stall=bench.random.choice((0, 0, 5, 14)))
+        await bench.good(tag, bench.random.randrange(SIZE - 20000), count, bench.random.choice((0, 1000)))
+
+
+@cocotb.test()
+async def bad_tasks_write_nothing_and_the_next_is_good(dut):
+    bench = EgressBench(dut)
+    await bench.start(**KNOBS["wild"])
+    cases = [
+        ({"count": 641}, {"capacity": 640}, (Status.TargetTooSmall, 11)),
+        ({"count": 641}, {"capacity": 1000, "lines": 10}, (Status.BadTask, 2)),
+        ({"count": 0xFFFF_FFFF}, {"capacity": 0xFFFF_FFFF}, (Status.BadTask, 2)),
+        ({"count": 5, "status": Status.Timeout}, {"capacity": 99}, (Status.SourceFailed, Status.Timeout.value)),
+        ({"count": 5, "kind": SlotKind.Surface}, {"capacity": 99}, (Status.WrongSource, SlotKind.Surface.value)),
+    ]
+    for tag, (slot, asked, wanted) in enumerate(cases):
+        await bench.fill(**slot)
+        done = await bench.do(task(tag, 0x1234, **asked))
+        assert (done.status, done.where) == wanted, f"{slot} {asked}: {done.status} {done.where}"
+        await bench.get("STATUS")
+        await bench.expect_memory()
+        await bench.good(50 + tag, 77 * tag, 800)
+
+
+@cocotb.test()
+async def unreadable_lines_are_not_written(dut):
+    bench = EgressBench(dut)
+    await bench.start(**KNOBS["wild"])
+    for limit in (BODY + 1, BODY + 20, BODY + 33):
+        await bench.fill(64 * 40)
+        bench.memory_knobs(window=0, limit=limit, latency=20)
+        done = await bench.do(task(1, 0x2003, 64 * 40))
+        assert done.status == Status.Refused
+        bench.memory_knobs()
+        await bench.good(2, 0x8003, 3000)
+        # What was readable may have been written, in order and nothing else.
+        found = await bench.dump()
+        body = bench.lines[BODY:].reshape(-1)
+        sent = found[0x2003 : 0x2003 + 64 * 40]
+        same = sent == body[: 64 * 40]
+        written = int(np.argmin(same)) if not same.all() else len(same)
+        assert written <= 64 * (limit - BODY), "bytes of a line that could not be read were written"
+        bench.memory[0x2003 : 0x2003 + written] = sent[:written]
+        await bench.expect_memory()
+
+
+@cocotb.test()
+async def aborts_at_any_time_and_the_next_is_good(dut):
+    bench = EgressBench(dut)
+    await bench.start(**KNOBS["wild"])
+    for tag in range(12):
+        await bench.fill(12000)
+        address = 64 * tag + 1
+        running = cocotb.start_soon(bench.do(task(tag, address, 12000)))
+        await bench.cycles(1 + bench.random.randrange(900))
+        dut.abort.value = 1
+        done = await bench.within(5000, running, "abort")
+        dut.abort.value = 0
+        assert done.status in (Status.Aborted, Status.Ok)
+        # Packets that were on their way are written, in order.
+        await bench.cycles(300)
+        await bench.get("STATUS")
+        found = await bench.dump()
+        body = bench.lines[BODY:].reshape(-1)[:12000]
+        sent = found[address : address + 12000]
+        same = sent == body
+        written = int(np.argmin(same)) if not same.all() else len(same)
+        bench.memory[address : address + written] = body[:written]
+        await bench.expect_memory()
+        await bench.good(100 + tag, 3 * tag, 2000)
+
+
+@cocotb.test()
+async def throughput(dut):
+    bench = EgressBench(dut)
+    if bench.stalled:
+        return
+    await bench.start()
+    for address in (0, 0x4003):
+        bench.memory_knobs(latency=100)
+        done = await bench.good(9, address, 16384)
+        dut._log.info("16384 bytes in %d cycles: %.1f a cycle", done.cycles, 16384 / done.cycles)
+        assert done.cycles <= 16384 / 32

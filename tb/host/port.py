@@ -1,0 +1,551 @@
+"""The host port against cocotbext-pcie's root complex: enumeration, registers, MSI, rings, DMA, and every failure."""
+
+from __future__ import annotations
+
+import random
+
+import cocotb
+from cocotb.queue import Queue
+from cocotb.triggers import Event, ReadOnly, RisingEdge
+from cocotbext.axi import Region
+from cocotbext.pcie.core import Device, Endpoint, RootComplex
+from cocotbext.pcie.core.tlp import CplStatus, Tlp, TlpAttr, TlpTc, TlpType
+
+from tessera.hw.engine import EngineKind
+from tessera.hw.host.descriptor import RECORD_BYTES, Slot, TaskEntry, descriptor_bytes, record_of
+from tessera.hw.host.dma_read import ReadConfig
+from tessera.hw.host.port import HostConfig, HostPort
+from tessera.hw.host.registers import ADDRESS, BAR_BYTES, IDENTIFICATION, StatusBit
+from tessera.hw.host.tlp import Beat, CompletionStatus, PcieConfig
+from tessera.tb.bench import CYCLE_NS, Bench, Dut, pack
+
+TIMEOUT = 1000
+
+DUTS = {"port": Dut(lambda: HostPort(HostConfig(read=ReadConfig(timeout=TIMEOUT))), stalls=True)}
+
+CONFIGURATION = (TlpType.CFG_READ_0, TlpType.CFG_WRITE_0, TlpType.CFG_READ_1, TlpType.CFG_WRITE_1)
+
+
+class Chip(Endpoint):
+    """The chip as cocotbext-pcie sees it: configuration space here, all other packets through the DUT's streams.
+
+    Completions of different tags reach the chip in any order if `shuffle` is set.
+    """
+
+    def __init__(self, bench, stall, wide):
+        super().__init__()
+        self.bench, self.stall, self.shuffle = bench, stall, stall > 0
+        self.configure_bar(0, BAR_BYTES, ext=wide, prefetch=wide)
+        self.requests, self.completions = [], {}
+        self.arrived = Event()
+        self.outbox = Queue()
+        self.outstanding = {}
+        self.held = None
+        """Completions are kept in this list instead of being passed on, if it is one."""
+        self.random = random.Random(bench.random.random())
+        for task in (self._drive(), self._monitor(), self._send()):
+            cocotb.start_soon(task)
+
+    def match_tlp(self, tlp):
+        return super().match_tlp(tlp) if tlp.fmt_type in CONFIGURATION or tlp.is_completion() else True
+
+    async def handle_tlp(self, tlp):
+        if tlp.fmt_type in CONFIGURATION:
+            await super().handle_tlp(tlp)
+            return
+        tlp.release_fc()
+        self.give(tlp)
+
+    def give(self, tlp):
+        """Queue a packet for the chip."""
+        if tlp.is_completion() and self.held is not None:
+            self.held.append(tlp)
+        elif tlp.is_completion():
+            self.completions.setdefault(tlp.tag if self.shuffle else 0, []).append(tlp)
+        else:
+            self.requests.append(tlp)
+        self.arrived.set()
+
+    def _next(self):
+        queues = [queue for queue in [self.requests, *self.completions.values()] if queue]
+        return self.random.choice(queues).pop(0) if queues else None
+
+    async def _drive(self):
+        dut, shape = self.bench.dut, Beat
+        while True:
+            tlp = self._next()
+            if tlp is None:
+                self.arrived.clear()
+                await self.arrived.wait()
+                await RisingEdge(dut.clk)
+                continue
+            header = tlp.pack_header().ljust(16, b"\0")
+            header = sum(int.from_bytes(header[4 * n : 4 * n + 4], "big") << 32 * n for n in range(4))
+            payload = bytes(tlp.data) if tlp.has_data() else b""
+            pieces = [payload[n : n + 64] for n in range(0, len(payload), 64)] or [b""]
+            for n, piece in enumerate(pieces):
+                while self.random.random() < self.stall:
+                    await RisingEdge(dut.clk)
+                dut.pcie__from_host__payload.value = pack(
+                    shape,
+                    {
+                        "data": int.from_bytes(piece, "little"),
+                        "header": header if n == 0 else self.random.getrandbits(128),
+                        "count": len(piece) // 4,
+                        "first": n == 0,
+                        "last": n == len(pieces) - 1,
+                    },
+                )
+                dut.pcie__from_host__valid.value = 1
+                while True:
+                    await ReadOnly()
+                    taken = dut.pcie__from_host__ready.value
+                    await RisingEdge(dut.clk)
+                    if taken:
+                        break
+                dut.pcie__from_host__valid.value = 0
+            if tlp.is_completion() and self._ends(tlp):
+                self.outstanding.pop(tlp.tag, None)
+
+    def _ends(self, tlp):
+        return tlp.status != CplStatus.SC or tlp.byte_count <= tlp.length * 4 - (tlp.lower_address & 3)
+
+    async def _monitor(self):
+        dut = self.bench.dut
+        beats, offered = [], False
+        while True:
+            dut.pcie__to_host__ready.value = self.random.random() >= self.stall
+            credit = {"posted": self.random.random() >= self.stall, "nonposted": self.random.random() >= self.stall}
+            dut.pcie__credit.value = credit["posted"] | credit["nonposted"] << 1
+            await ReadOnly()
+            valid, ready = int(dut.pcie__to_host__valid.value), int(dut.pcie__to_host__ready.value)
+            if valid:
+                beat = Beat.from_bits(int(dut.pcie__to_host__payload.value))
+                if beat.first and not offered:
+                    fmt, kind = beat.header >> 29 & 7, beat.header >> 24 & 31
+                    if kind == 0 and not self.bench.stalled:
+                        assert credit["posted" if fmt & 2 else "nonposted"], "a request started without credit"
+                    offered = True
+                if ready:
+                    assert beat.first == (not beats), "first is set on the first beat and nowhere else"
+                    beats.append(beat)
+                    if beat.last:
+                        self.outbox.put_nowait(self._packet(beats))
+                        beats, offered = [], False
+            elif beats and not self.bench.stalled:
+                raise AssertionError("a gap within a packet")
+            await RisingEdge(dut.clk)
+
+    def _packet(self, beats):
+        """The beats as a packet, with everything checked that the root complex does not check."""
+        header = b"".join((beats[0].header >> 32 * n & 0xFFFF_FFFF).to_bytes(4, "big") for n in range(4))
+        assert all(beat.header == 0 for beat in beats[1:])
+        tlp = Tlp.unpack_header(header)
+        data = b"".join(beat.data.to_bytes(64, "little")[: 4 * beat.count] for beat in beats)
+        assert all(beat.count == 16 for beat in beats[:-1]), "only a packet's last beat may be short"
+        if tlp.has_data():
+            tlp.data = bytearray(data)
+        assert len(data) == (4 * tlp.length if tlp.has_data() else 0), f"{tlp!r}"
+        config = self.pcie_cap
+        if tlp.is_completion():
+            assert tlp.completer_id == self.pcie_id
+            return tlp
+        assert self.bus_master_enable, "a request though the chip is not allowed to send any"
+        assert tlp.requester_id == self.pcie_id
+        assert (tlp.address >> 32 != 0) == (tlp.get_header_size() == 16), "the short form is for addresses below 4 GiB"
+        assert (tlp.last_be == 0) == (tlp.length == 1) and tlp.first_be != 0
+        ends = f"{tlp.last_be:04b}{tlp.first_be:04b}"
+        assert "0" not in ends.strip("0"), "the bytes of a request must be without holes"
+        if tlp.has_data():
+            assert 4 * tlp.length <= 128 << config.max_payload_size and 4 * tlp.length <= 256
+        else:
+            assert 4 * tlp.length <= 128 << config.max_read_request_size and 4 * tlp.length <= 512
+            assert tlp.tag < (256 if config.extended_tag_field_enable else 32)
+            assert tlp.tag not in self.outstanding, f"tag {tlp.tag} is in use"
+            self.outstanding[tlp.tag] = tlp
+        return tlp
+
+    async def _send(self):
+        while True:
+            await self.send(await self.outbox.get())
+
+
+class PortBench(Bench):
+    """The host port below a root complex that has enumerated it."""
+
+    def __init__(self, dut):
+        super().__init__(dut, DUTS)
+
+    async def start(self, *, stall=0.0, wide=False, payload=1, read=2, rcb=False, split=False, extended=True):
+        dut = self.dut
+        dut.pcie__config.value, dut.pcie__credit.value, dut.counter_value.value = 0, 0, 0
+        await self.reset()
+        self.rc = RootComplex()
+        self.rc.log.setLevel("WARNING")
+        self.chip = Chip(self, stall, wide)
+        self.chip.log.setLevel("WARNING")
+        device = Device(self.chip)
+        device.log.setLevel("WARNING")
+        self.rc.make_port().connect(device)
+        await self.rc.enumerate()
+        self.found = self.rc.find_device(self.chip.pcie_id)
+        await self.found.enable_device()
+        await self.found.set_master()
+        self.rc.max_payload_size = payload
+        self.rc.read_completion_boundary, self.rc.split_on_all_rcb = rcb, split
+        capability = self.chip.pcie_cap
+        capability.max_payload_size, capability.max_read_request_size = payload, read
+        capability.extended_tag_field_enable = extended
+        self.bar = self.found.bar_window[0]
+        self.bar_address = self.found.bar_addr[0]
+        self.configure()
+        pool = self.rc.mem_address_space.create_pool(0x12_0000_0000, 1 << 24)
+        high = pool.alloc_region(1 << 16)
+        self.regions = [self.rc.alloc_region(1 << 16), (high.get_absolute_address(0), high.mem)]
+        for _, memory in self.regions:
+            memory[:] = self.random.randbytes(len(memory))
+
+    def configure(self):
+        capability = self.chip.pcie_cap
+        self.dut.pcie__config.value = pack(
+            PcieConfig,
+            {
+                "id": int(self.chip.pcie_id),
+                "bus_master": self.chip.bus_master_enable,
+                "extended_tag": capability.extended_tag_field_enable,
+                "max_payload": capability.max_payload_size,
+                "max_read": capability.max_read_request_size,
+                "bar": self.bar_address,
+            },
+        )
+
+    async def get(self, name):
+        return await self.within(20000, self.bar.read_dword(ADDRESS[name]), f"reading of {name}")
+
+    async def put(self, name, value):
+        await self.bar.write_dword(ADDRESS[name], value)
+
+    async def ask(self, tlp, tag=200):
+        """Give the chip a request without the root complex; its completion."""
+        tlp.tag = tag
+        self.chip.give(tlp)
+        cpl = await self.rc.recv_cpl(tag, 20000 * CYCLE_NS, "ns")
+        assert cpl is not None, f"no completion of {tlp!r}"
+        return cpl
+
+    async def read_range(self, address, count, stall=0.0):
+        cocotb.start_soon(self.send("ingest.request", [{"address": address, "bytes": count}]))
+        lines = await self.within(
+            60000, self.receive("ingest.line", stall=stall, until=lambda line: line.last), f"read of {count} bytes"
+        )
+        assert len(lines) == (count + 63) // 64
+        return b"".join(int(line.data).to_bytes(64, "little") for line in lines), lines[-1].status
+
+    async def write_range(self, address, payload, stall=0.0):
+        async def done():
+            while True:
+                await RisingEdge(self.dut.clk)
+                if self.dut.egress__done.value:
+                    return
+
+        task = cocotb.start_soon(done())
+        lines = [payload[n : n + 64].ljust(64, b"\0") for n in range(0, len(payload), 64)]
+        cocotb.start_soon(self.send("egress.request", [{"address": address, "bytes": len(payload)}]))
+        cocotb.start_soon(
+            self.send("egress.line", [{"data": int.from_bytes(line, "little"), "void": 0} for line in lines], stall)
+        )
+        await self.within(60000, task, f"write of {len(payload)} bytes")
+
+
+@cocotb.test()
+@cocotb.parametrize(wide=[False, True], stall=[0.0, 0.4])
+async def registers(dut, wide, stall):
+    bench = PortBench(dut)
+    await bench.start(wide=wide, stall=stall)
+    assert (bench.bar_address >> 32 != 0) == wide
+    assert await bench.get("IDENTIFICATION") == IDENTIFICATION
+    for byte, wanted in enumerate(b"TESS"):
+        assert (await bench.bar.read(byte, 1))[0] == wanted
+    for at, count in ((0, 2), (1, 2), (2, 2), (1, 3)):
+        assert bytes(await bench.bar.read(at, count)) == b"TESS"[at : at + count]
+    await bench.put("WINDOW_BASE", 0x1234_5678)
+    assert await bench.get("WINDOW_BASE") == 0x1234_5678
+    await bench.put("CONTROL", 0xA5A5)
+    await bench.get("CONTROL")
+    assert dut.abort.value == 0xA5A5
+    dut.counter_value.value = 0x1122_3344_5566_7788
+    await bench.put("COUNTER_SELECT", 77)
+    assert await bench.get("COUNTER_LOW") == 0x5566_7788
+    assert dut.counter_select.value == 77
+    dut.counter_value.value = 0
+    assert await bench.get("COUNTER_HIGH") == 0x1122_3344, "the high half goes with the low one"
+
+
+@cocotb.test()
+async def windows_are_set_by_their_length(dut):
+    bench = PortBench(dut)
+    await bench.start(stall=0.3)
+    wanted = []
+    collector = cocotb.start_soon(bench.receive("window", 5, 0.5))
+    for index in (0, 1, 5, 62, 63):
+        window = (index, bench.random.getrandbits(6), bench.random.getrandbits(30), bench.random.getrandbits(27),
+                  bench.random.getrandbits(2))
+        wanted.append(window)
+        await bench.put("WINDOW_INDEX", index)
+        await bench.put("WINDOW_NODE", window[1] | window[4] << 8)
+        await bench.put("WINDOW_BASE", window[2])
+        await bench.put("WINDOW_LENGTH", window[3])
+    got = await bench.within(20000, collector)
+    assert [
+        (w.index, w.window.node, w.window.base, w.window.length, w.window.rights.read | w.window.rights.write << 1)
+        for w in got
+    ] == wanted
+
+
+def request(kind, address, length=1, first_be=15, last_be=0, data=b""):
+    tlp = Tlp()
+    tlp.fmt_type, tlp.address, tlp.length, tlp.first_be, tlp.last_be = kind, address, length, first_be, last_be
+    tlp.data = bytearray(data)
+    return tlp
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.4])
+async def unsupported_requests(dut, stall):
+    bench = PortBench(dut)
+    await bench.start(stall=stall)
+    bar, count = bench.bar_address, 0
+    for tlp, byte_count, lower in (
+        (request(TlpType.MEM_READ, bar + BAR_BYTES), 4, 0),
+        (request(TlpType.MEM_READ, bar, 2, 15, 15), 8, 0),
+        (request(TlpType.MEM_READ, bar + 0x44, 3, 8, 1), 6, 0x47),
+        (request(TlpType.MEM_READ_64, bar | 1 << 40), 4, 0),
+        (request(TlpType.MEM_READ_LOCKED, bar), 4, 0),
+        (request(TlpType.IO_READ, 0x100), 4, 0),
+        (request(TlpType.IO_WRITE, 0x100, data=b"abcd"), 4, 0),
+        (request(TlpType.FETCH_ADD, bar, data=b"abcd"), 4, 0),
+        (request(TlpType.CAS, bar, 20, 15, 15, data=bytes(80)), 4, 0),
+    ):
+        tlp.attr, tlp.tc = TlpAttr(bench.random.randrange(8)), TlpTc(bench.random.randrange(8))
+        cpl = await bench.ask(tlp)
+        assert (cpl.status, cpl.length, cpl.has_data()) == (CplStatus.UR, 0, False), f"{tlp!r}: {cpl!r}"
+        assert (cpl.byte_count, cpl.lower_address) == (byte_count, lower), f"{tlp!r}: {cpl!r}"
+        assert (cpl.attr, cpl.tc) == (tlp.attr, tlp.tc), f"{tlp!r}: {cpl!r}"
+        assert (cpl.fmt_type == TlpType.CPL_LOCKED) == (tlp.fmt_type == TlpType.MEM_READ_LOCKED)
+        count += 1
+    # A read of no byte is a flush: it is answered with a DW.
+    cpl = await bench.ask(request(TlpType.MEM_READ, bar, first_be=0))
+    assert (cpl.status, cpl.length, cpl.byte_count) == (CplStatus.SC, 1, 1)
+    before = await bench.get("WINDOW_BASE")
+    at = bar + ADDRESS["WINDOW_BASE"]
+    poisoned = request(TlpType.MEM_WRITE, at, data=b"aaaa")
+    poisoned.ep = True
+    for tlp, counted in (
+        (request(TlpType.MEM_WRITE, at, 2, 15, 15, b"abcdefgh"), 1),
+        (request(TlpType.MEM_WRITE, at, 40, 15, 15, bytes(160)), 1),
+        (request(TlpType.MEM_WRITE, at, first_be=7, data=b"abcd"), 1),
+        (request(TlpType.MEM_WRITE, at, first_be=0, data=b"abcd"), 0),
+        (request(TlpType.MEM_WRITE, at + BAR_BYTES, data=b"abcd"), 1),
+        (poisoned, 1),
+    ):
+        bench.chip.give(tlp)
+        count += counted
+        assert await bench.get("WINDOW_BASE") == before, f"{tlp!r} has changed a register"
+    assert await bench.get("BUS_UNSUPPORTED") == count
+    assert await bench.get("IDENTIFICATION") == IDENTIFICATION
+
+
+HOSTS = {
+    "plain": {},
+    "stalls": {"stall": 0.4},
+    "small": {"payload": 0, "read": 0, "split": True, "stall": 0.2, "extended": False},
+    "large": {"payload": 2, "read": 5, "rcb": True, "stall": 0.1},
+    "split": {"payload": 1, "read": 1, "rcb": True, "split": True, "stall": 0.3},
+}
+
+
+def some_range(bench, n):
+    """Offset and bytes: at edges, and anywhere."""
+    draw = bench.random.randrange
+    at = bench.random.choice((draw(4096), 4096 - draw(5), 4 * n, 64 * n + 63))
+    return at, bench.random.choice((1, 2, 3, 4, 5, 64, draw(1, 300), draw(1, 9000)))
+
+
+@cocotb.test()
+@cocotb.parametrize(host=list(HOSTS))
+async def reads_any_range(dut, host):
+    bench = PortBench(dut)
+    await bench.start(**HOSTS[host])
+    for n in range(14):
+        base, memory = bench.regions[n % 2]
+        at, count = some_range(bench, n)
+        got, status = await bench.read_range(base + at, count, bench.random.choice((0, 0.5)))
+        assert status == CompletionStatus.Successful
+        wanted = bytes(memory[at : at + count])
+        assert got == wanted.ljust(len(got), b"\0"), f"{count} bytes from {base + at:#x}"
+
+
+@cocotb.test()
+@cocotb.parametrize(host=list(HOSTS))
+async def writes_any_range(dut, host):
+    bench = PortBench(dut)
+    await bench.start(**HOSTS[host])
+    wanted = [bytearray(memory[:]) for _, memory in bench.regions]
+    for n in range(14):
+        base, _ = bench.regions[n % 2]
+        at, count = some_range(bench, n)
+        payload = bench.random.randbytes(count)
+        await bench.write_range(base + at, payload, bench.random.choice((0, 0.3)))
+        wanted[n % 2][at : at + count] = payload
+    # Reading a register pushes the writes before it.
+    await bench.get("STATUS")
+    for (base, memory), expected in zip(bench.regions, wanted):
+        found = bytes(memory[:])
+        at = next((n for n in range(len(found)) if found[n] != expected[n]), None)
+        assert at is None, f"host byte {base + at:#x}: {found[at]:#x}, {expected[at]:#x} expected"
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.4], size=[2, 8])
+async def rings_and_msi(dut, stall, size):
+    bench = PortBench(dut)
+    await bench.start(stall=stall)
+    (submit, submit_memory), (complete, complete_memory) = bench.regions
+    (vector,) = bench.rc.msi_region.alloc_vectors(1)
+    for name, value in (
+        ("MSI_ADDRESS_LOW", vector.addr & 0xFFFF_FFFF), ("MSI_ADDRESS_HIGH", vector.addr >> 32),
+        ("MSI_DATA", vector.data), ("MSI_ENABLE", 1),
+        ("SUBMIT_BASE_LOW", submit & 0xFFFF_FFFF), ("SUBMIT_BASE_HIGH", submit >> 32), ("SUBMIT_SIZE", size),
+        ("COMPLETE_BASE_LOW", complete & 0xFFFF_FFFF), ("COMPLETE_BASE_HIGH", complete >> 32), ("COMPLETE_SIZE", size),
+    ):
+        await bench.put(name, value)
+    entries = [
+        TaskEntry(EngineKind(n % 5), tag=n, source=Slot(n, n + 1, n + 2, n + 3), params=bench.random.getrandbits(128))
+        for n in range(3 * size + 1)
+    ]
+
+    async def dispatcher():
+        for n, entry in enumerate(entries):
+            (got,) = await bench.receive("descriptors", 1, stall)
+            assert got.as_bits() == int.from_bytes(descriptor_bytes(entry), "little"), f"descriptor {n}"
+            await bench.send("records", [{"tag": got.task.tag, "where": 3 * n, "cycles": n << 20, "last": 1}], stall)
+
+    worker = cocotb.start_soon(dispatcher())
+    given = taken = 0
+    while taken < len(entries):
+        free = min(await bench.get("SUBMIT_HEAD") + size, len(entries))
+        for n in range(given, free):
+            at = n % size * RECORD_BYTES
+            submit_memory[at : at + RECORD_BYTES] = descriptor_bytes(entries[n])
+        given = free
+        await bench.put("SUBMIT_TAIL", given)
+        await bench.within(30000, vector.event.wait(), "an MSI")
+        vector.event.clear()
+        while True:
+            at = taken % size * RECORD_BYTES
+            record = record_of(bytes(complete_memory[at : at + RECORD_BYTES]))
+            if taken == len(entries) or record["sequence"] != taken or record["tag"] != taken:
+                break
+            assert (record["where"], record["cycles"], record["last"]) == (3 * taken, taken << 20, 1)
+            taken += 1
+        tail = await bench.get("COMPLETE_TAIL")
+        assert taken <= tail <= given
+        await bench.put("COMPLETE_HEAD", taken)
+    await bench.within(1000, worker)
+    await bench.cycles(500)
+    assert not vector.event.is_set(), "an MSI for nothing"
+
+
+@cocotb.test()
+async def no_request_without_bus_master(dut):
+    bench = PortBench(dut)
+    await bench.start()
+    bench.chip.bus_master_enable = False
+    bench.configure()
+    base, memory = bench.regions[0]
+    reading = cocotb.start_soon(bench.read_range(base, 100))
+    await bench.cycles(TIMEOUT // 2)
+    assert await bench.get("IDENTIFICATION") == IDENTIFICATION, "completions pass all the same"
+    bench.chip.bus_master_enable = True
+    bench.configure()
+    got, _ = await bench.within(5000, reading)
+    assert got[:100] == bytes(memory[:100])
+
+
+class Aborting(Region):
+    """Memory whose reading fails."""
+
+    async def _read(self, address, length, **kwargs):
+        raise RuntimeError("this memory cannot be read")
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.3])
+async def failed_reads(dut, stall):
+    bench = PortBench(dut)
+    await bench.start(stall=stall, read=0)
+    base, memory = bench.regions[0]
+    broken = Aborting(4096)
+    bench.rc.mem_address_space.register_region(broken, 0x7000_0000, 4096)
+
+    async def good():
+        got, status = await bench.read_range(base + 5, 1000)
+        assert status == CompletionStatus.Successful and got[:1000] == bytes(memory[5:1005])
+
+    _, status = await bench.read_range(0x7F00_0000, 1000)
+    assert status == CompletionStatus.UnsupportedRequest
+    await good()
+    _, status = await bench.read_range(0x7000_0001, 1000)
+    assert status == CompletionStatus.CompleterAbort
+    await good()
+    for spoil, wanted in (
+        (lambda cpl: setattr(cpl, "ep", True), CompletionStatus.Poisoned),
+        (lambda cpl: cpl.set_data(bytes(cpl.data) + bytes(64)), CompletionStatus.Malformed),
+        (lambda cpl: (setattr(cpl, "fmt_type", TlpType.CPL), cpl.set_data(b"")), CompletionStatus.Malformed),
+    ):
+        bench.chip.held = []
+        reading = cocotb.start_soon(bench.read_range(base, 500))
+        while not bench.chip.held:
+            await bench.cycles(10)
+        await bench.cycles(200)
+        held, bench.chip.held = bench.chip.held, None
+        spoil(held[len(held) // 2])
+        for cpl in held:
+            bench.chip.give(cpl)
+        _, status = await bench.within(20000, reading)
+        assert status == wanted, f"{status}, {wanted} expected"
+        bench.chip.outstanding.clear()
+        await bench.cycles(200)
+        await good()
+
+
+@cocotb.test()
+async def silence_is_timed_out_and_late_completions_are_dropped(dut):
+    bench = PortBench(dut)
+    await bench.start()
+    base, memory = bench.regions[1]
+    bench.chip.held = []
+    started = bench.now()
+    _, status = await bench.read_range(base, 100)
+    assert status == CompletionStatus.Timeout
+    assert TIMEOUT <= bench.now() - started <= TIMEOUT + 400
+    late, bench.chip.held = bench.chip.held, None
+    assert len(late) == 1
+    # Use every tag once more, so that the late completion's number is in use again when it comes.
+    bench.chip.outstanding.clear()
+    got, status = await bench.read_range(base, 512 * 31)
+    assert status == CompletionStatus.Successful and got == bytes(memory[: 512 * 31])
+    before = await bench.get("BUS_UNEXPECTED")
+    bench.chip.held = []
+    reading = cocotb.start_soon(bench.read_range(base + 7, 300))
+    while not bench.chip.held:
+        await bench.cycles(10)
+    held, bench.chip.held = bench.chip.held, None
+    assert {cpl.tag & 31 for cpl in held} == {cpl.tag & 31 for cpl in late}
+    for cpl in late + held:
+        bench.chip.give(cpl)
+    got, status = await bench.within(5000, reading)
+    assert status == CompletionStatus.Successful and got[:300] == bytes(memory[7:307])
+    assert await bench.get("BUS_UNEXPECTED") == before + 1
+    assert await bench.get("BUS_FAILED") == 1
+    assert await bench.get("STATUS") >> StatusBit.DMA_IDLE & 1

@@ -1,0 +1,108 @@
+"""Testbench of the bitstream writer."""
+
+import cocotb
+from tessera.hw.memory.bitstream_writer import BitstreamWriter
+from tessera.hw.memory.port import Op
+from tessera.tb.bench import Bench, Dut
+
+DUTS = {"writer": Dut(lambda: BitstreamWriter(3), stalls=True)}
+
+WINDOW, BASE = 0x2A, 0x3FFFF00
+
+
+def chunks(bench, data, sizes=range(1, 9)):
+    """`data` cut into chunks; bytes beyond a chunk's count are garbage."""
+    place = 0
+    while place < len(data):
+        part = data[place : place + bench.random.choice(list(sizes))]
+        place += len(part)
+        garbage = bench.random.randbytes(8 - len(part))
+        yield {"data": list(part + garbage), "count": len(part), "last": int(place == len(data))}
+
+
+def set_target(bench, lines):
+    for name, value in (("window", WINDOW), ("base", BASE), ("lines", lines)):
+        bench.port(name).value = value
+
+
+async def check(bench, data, lines, stalls=(0.0, 0.0), sizes=range(1, 9)):
+    """Write `data` into a target that has room for it."""
+    needed = -(-len(data) // 64)
+    sent = cocotb.start_soon(bench.send("i", chunks(bench, data, sizes), stalls[0]))
+    requests = cocotb.start_soon(bench.receive("request", needed, stalls[1]))
+    (written,) = await bench.within(200 * needed + 20 * len(data) + 200, bench.receive("o", 1))
+    assert sent.done() and requests.done(), "done was said before all was written"
+    assert (written.too_small, written.bytes) == (0, len(data)), f"{len(data)} bytes: {written}"
+    padded = data + bytes(-len(data) % 64)
+    for n, request in enumerate(requests.result()):
+        expected = Op.Write, 3, WINDOW, BASE + n
+        assert (request.op, request.id, request.window, request.offset) == expected, f"line {n}: {request}"
+        line = request.data.to_bytes(64, "little")
+        assert line == padded[64 * n : 64 * n + 64], f"line {n} of {needed}: {padded[64 * n :][:64].hex()} expected, {line.hex()} found"
+    assert not bench.port("request.valid").value
+
+
+@cocotb.test()
+@cocotb.parametrize(stall_in=[0.0, 0.5], stall_out=[0.0, 0.9])
+async def writes_all(dut, stall_in, stall_out):
+    """All lengths near whole lines and words, back to back; with room to spare and without."""
+    bench = Bench(dut, DUTS)
+    set_target(bench, 4)
+    await bench.reset()
+    for length in [*range(1, 20), *range(54, 82), *range(118, 138), 255, 256]:
+        needed = -(-length // 64)
+        lines = needed + length % 2
+        set_target(bench, lines)
+        await check(bench, bench.random.randbytes(length), lines, (stall_in, stall_out))
+    for sizes in ([8], [1], [7], [3, 8]):
+        set_target(bench, (1 << 24) - 1)
+        await check(bench, bench.random.randbytes(1500), 1 << 20, (stall_in, stall_out), sizes)
+
+
+@cocotb.test()
+@cocotb.parametrize(lines=[0, 1, 2, 5])
+async def too_small(dut, lines):
+    """A target with one byte too little room, and one with far too little: nothing is written beyond it."""
+    bench = Bench(dut, DUTS)
+    for length in (64 * lines + 1, 64 * lines + 640):
+        set_target(bench, lines)
+        await bench.reset()
+        data = bench.random.randbytes(length)
+        sender = cocotb.start_soon(bench.send("i", chunks(bench, data)))
+        requests = cocotb.start_soon(bench.receive("request", lines + 1, 0.3))
+        await bench.within(2000, _too_small(bench))
+        await bench.cycles(300)
+        assert not requests.done(), f"a line beyond the {lines} of the target was written"
+        assert bench.port("o.valid").value
+        assert sender.done() == (length == 64 * lines + 1), "input was taken after the target was found too small"
+        # What comes after reset is as good as new.
+        dut.rst.value = 1
+        await bench.cycles(1)
+        requests.cancel()
+        sender.cancel()
+        set_target(bench, 3)
+        await bench.reset()
+        await check(bench, bench.random.randbytes(192), 3)
+
+
+async def _too_small(bench):
+    (written,) = await bench.receive("o", 1)
+    assert written.too_small == 1, f"{written}"
+
+
+@cocotb.test()
+async def cycles(dut):
+    """The figures of the docstring."""
+    bench = Bench(dut, DUTS)
+    if bench.stalled:
+        return
+    set_target(bench, 100)
+    await bench.reset()
+    start = bench.now()
+    sender = cocotb.start_soon(bench.send("i", chunks(bench, bench.random.randbytes(64 * 20), [8])))
+    await bench.within(100, bench.receive("request", 1))
+    assert bench.now() - start - 1 == 7 + 4, bench.now() - start - 1
+    await bench.within(200, bench.receive("request", 19))
+    assert bench.now() - start - 1 == 20 * 8 - 1 + 4, bench.now() - start - 1
+    assert await sender - start == 160
+    await bench.within(10, bench.receive("o", 1))
