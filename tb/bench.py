@@ -24,15 +24,18 @@ import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import cocotb
-from amaranth.hdl import Const, Shape, ShapeCastable
+from amaranth.hdl import Const, Module, Shape, ShapeCastable
 from amaranth.lib import wiring
 from cocotb.clock import Clock
 from cocotb.triggers import ReadOnly, RisingEdge, Timer, with_timeout
 
-__all__ = ["CYCLE_NS", "Bench", "Dut", "pack", "unpack"]
+from tessera.hw.lib.streams import observe
+
+__all__ = ["CYCLE_NS", "Bench", "Dut", "Watched", "pack", "streams_of", "unpack"]
 
 CYCLE_NS = 2
 """Nanoseconds of simulated time in a cycle of ``sync``. (Not the silicon's 2.5: cocotb wants an even number.)"""
@@ -56,6 +59,35 @@ class Dut:
     make: Callable[[], Any]
     stalls: bool = False
     tests: str | None = None
+
+
+class Watched(wiring.Component):
+    """A component with a :class:`StreamChecker` at each of its output streams; the same ports."""
+
+    def __init__(self, component: Any):
+        self.component = component
+        super().__init__(component.signature)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.component = self.component
+        wiring.connect(m, wiring.flipped(self), self.component)
+        for path, into in streams_of(self.component.signature):
+            if not into:
+                observe(m, reduce(getattr, path.split("."), self.component))
+        return m
+
+
+def streams_of(signature: wiring.Signature, prefix: str = "") -> Iterable[tuple[str, bool]]:
+    """Path of each stream of `signature`, and whether it goes in."""
+    for name, member in signature.members.items():
+        if not member.is_signature or member.dimensions:
+            continue
+        inner = member.signature
+        if set(inner.members) == {"payload", "valid", "ready"}:
+            yield prefix + name, inner.members["valid"].flow == wiring.In
+        else:
+            yield from streams_of(inner, prefix + name + ".")
 
 
 def pack(shape: Any, value: Any) -> int:
@@ -103,6 +135,8 @@ class Bench:
         self.component = duts[self.name].make()
         self.random = random.Random(cocotb.RANDOM_SEED if seed is None else seed)
         self._started = False
+        if "TESSERA_MUTANT" in os.environ:
+            dut.mutant.value = int(os.environ["TESSERA_MUTANT"])
 
     def _signature(self, path: str) -> wiring.Signature:
         """Signature of the member `path`, whose parts are joined by dots."""
@@ -128,22 +162,14 @@ class Bench:
         if not self._started:
             self._started = True
             Clock(self.dut.clk, CYCLE_NS, unit="ns", impl="gpi").start()
-        for path, into in self._streams(self.component.signature, ""):
-            self.port(path + (".valid" if into else ".ready")).value = 0
         self.dut.rst.value = 1
+        # What the test before has left on the inputs stays until the checkers are reset.
+        await self.cycles(1)
+        for path, into in streams_of(self.component.signature):
+            self.port(path + (".valid" if into else ".ready")).value = 0
         await self.cycles(cycles)
         self.dut.rst.value = 0
         await self.cycles(1)
-
-    def _streams(self, signature: wiring.Signature, prefix: str) -> Iterable[tuple[str, bool]]:
-        for name, member in signature.members.items():
-            if not member.is_signature or member.dimensions:
-                continue
-            inner = member.signature
-            if set(inner.members) == {"payload", "valid", "ready"}:
-                yield prefix + name, inner.members["valid"].flow == wiring.In
-            else:
-                yield from self._streams(inner, prefix + name + ".")
 
     async def cycles(self, count: int) -> None:
         """Sleep for `count` cycles, to just after a rising edge."""

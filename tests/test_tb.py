@@ -9,6 +9,7 @@ import pytest
 import tessera.hw
 import tessera.tb
 from tessera.hw.lib.streams import Instruments
+from tessera.sim import measure
 from tessera.sim.build import build, build_folder, elaborate
 
 NOT_BENCHES = {"tessera.tb.bench", "tessera.tb.system"}
@@ -44,11 +45,15 @@ def test_bench(name, dut, entry, stalls, request):
     instruments = Instruments(checkers=True, stalls=1 if stalls else None)
     program = build(elaborate(f"{name} {dut}", entry.make, instruments=instruments))
     folder = build_folder() / "tests" / request.node.callspec.id
+    (folder / measure.FIGURES).unlink(missing_ok=True)
     environment = {"TESSERA_DUT": dut, "TESSERA_STALLS": "1" if stalls else ""}
     results = program.run(name, folder=folder, environment=environment, test_filter=entry.tests)
     failed = [f"{result.name}: {result.message}" for result in results if not result.passed]
     again = f"python -m pytest 'tests/test_tb.py::test_bench[{request.node.callspec.id}]'"
     assert not failed, f"{len(failed)} of {len(results)} tests failed: {failed} (log: {folder}/simulation.log; {again})"
+    if not stalls:
+        changed = measure.differences(measure.read_figures(folder, request.node.callspec.id))
+        assert not changed, "; ".join(changed)
 
 
 def test_every_block_has_a_bench():

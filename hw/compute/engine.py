@@ -255,7 +255,7 @@ class Compute(wiring.Component):
 
     Cycles from task to done, besides the memory's latency to the first tile and after the last: at most those of
     :class:`Scaler` for each plane, 8 for each row of a tile that the source has more than that, and 60. With 20 cycles
-    of latency: 0.5 or less per pixel of the larger of source and target from 88x72 on, whatever the format.
+    of latency: 0.5 or less per pixel of the larger of source and target from 128x96 on, whatever the format.
 
     Bad input: parameters that make no sense end the task as ``BadTask`` with a :class:`ComputeParameter`, and a target
     slot with too little room as ``TargetTooSmall`` with the lines needed, before anything is read or written. What the

@@ -185,7 +185,7 @@ class Down(wiring.Component):
     """Scales along columns: rows in groups of eight samples in, such rows out.
 
     One step is one row: it takes max(``groups``, 2) cycles, while there are input and output room. An output is offered
-    9 cycles after its group's turn.
+    8 cycles after its group's turn.
 
     Memory: ``groups`` words of 4 x 8 sums of 26 bits; 24 block RAMs of 18 kbit for 256 groups.
 
@@ -234,7 +234,7 @@ class Down(wiring.Component):
             self.i_step.ready.eq(ready & (~step.take | self.i.valid) & end),
             lanes.given.eq(go & step.give),
         ]
-        m.d.sync += rested.eq(~go)
+        m.d.sync += rested.eq(~(go & (group == 0)))
         with m.If(go):
             m.d.sync += group.eq(Mux(end, 0, group + 1))
 

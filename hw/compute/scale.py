@@ -90,13 +90,17 @@ class Scaler(wiring.Component):
     beyond the target's edges are of no meaning.
 
     The pass across goes first where it shrinks, so that what lies between the passes is never larger than both source
-    and target, and eight samples a cycle are enough everywhere. With a row of tiles T, in groups of eight samples, of
-    whichever of source, target and what lies between is largest, a plane takes, if it is never held up, at most ::
+    and target, and eight samples a cycle are enough everywhere. If it is never held up, a plane takes at most ::
 
-        max(source groups, target groups) + source rows' and target rows' waits + 3 T + 150 cycles
+        max(S, T, A, D) + 3 R + 150 cycles
 
-    where a group is a row of a tile, below the edges too, and a row of less than two groups waits for the second one.
-    In cycles per pixel of the larger of source and target: about 0.19 for 4:2:0, 0.38 for 4:4:4 of the target's size.
+        S, T   tiles of the source's and of the target's plane, times 8
+        A      rows of tiles between the passes x (the wider one's columns + 4)
+        D      tiles across between the passes, at least 2 x (the higher one's rows + 4)
+        R      tiles across the wider one, times 8
+
+    That is 0.20 cycles per pixel of the larger of source and target for 4:2:0, and 0.42 for 4:4:4 of the target's size,
+    at 352x288.
 
     Memory, for 2048 samples across: two rings of 28 and 24 block RAMs of 18 kbit. 80 multipliers: 8 lanes of 4 weights
     and 1 reciprocal in each pass.

@@ -65,8 +65,9 @@ class Steps(wiring.Component):
     Shrinking, outputs are given as early as possible: ``fine`` steps and one for each output that is left after the
     last input (at most 3).
 
-    The first step is offered 49 cycles after its task was taken; then one step per cycle without gaps, from repeat to
-    repeat too. The next task is taken after the last step was made, up to 32 steps ahead of what was taken.
+    The first step is offered 32 cycles after its task was taken; then one step per cycle without gaps, from repeat to
+    repeat too, except that a shrinking task's first output may keep it waiting for up to 12 cycles. The next task is
+    taken after the last step was made, up to 32 steps ahead of what was taken.
 
     A ``part`` above ``whole``, or counts that do not suit the step, give a sequence of no meaning, but one that ends.
 

@@ -12,7 +12,7 @@ from tessera.hw.memory.port import MemoryStatus, Op
 
 __all__ = ["Egress", "EgressParams"]
 
-_AHEAD = 64
+_AHEAD = 128
 
 
 class EgressParams(data.Struct):

@@ -141,11 +141,13 @@ class BitstreamWriter(wiring.Component):
         line = Signal(data.ArrayLayout(64, 8))
         place = Signal(3)
         complete, ending = Signal(), Signal()
-        number = Signal(25)
+        number = Signal(24)
         request, moves = self.request, Signal()
-        room = number < self.lines
+        # The comparison is a cycle old, so it does not count right behind a move.
+        room, settled = Signal(), Signal()
+        m.d.sync += [room.eq(number != self.lines), settled.eq(~moves)]
         m.d.comb += [
-            moves.eq(complete & room & (~request.valid | request.ready)),
+            moves.eq(complete & settled & room & (~request.valid | request.ready)),
             aligner.o.ready.eq(~ending & (~complete | moves)),
             request.payload.op.eq(Op.Write),
             request.payload.id.eq(self.id),
@@ -170,7 +172,7 @@ class BitstreamWriter(wiring.Component):
             with m.If((place == 7) | aligner.o.payload.last):
                 m.d.sync += [complete.eq(1), ending.eq(aligner.o.payload.last), place.eq(0)]
 
-        too_small = complete & ~room
+        too_small = complete & settled & ~room
         m.d.comb += [
             self.o.valid.eq(too_small | (ending & ~complete & ~request.valid)),
             self.o.payload.too_small.eq(too_small),

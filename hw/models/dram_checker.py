@@ -73,6 +73,9 @@ class DramChecker(wiring.Component):
     """
 
     def __init__(self, config):
+        shortest = min(config.ticks(name) for name in ("ras", "rtp", "rrd_s", "ccd_s"))
+        if shortest < SLOTS:
+            raise ValueError(f"a time is {shortest} ticks; at least {SLOTS} expected of ras, rtp, rrd_s and ccd_s")
         self.config = config
         super().__init__(
             {
@@ -90,117 +93,188 @@ class DramChecker(wiring.Component):
         m = Module()
         config = self.config
         t = {name: config.ticks(name) for name in config.__dataclass_fields__ if name not in _NO_TIMES}
-        now = Signal(40, init=_START)
+        now = Signal(32, init=_START)
         m.d.sync += now.eq(now + SLOTS)
+        write_due = self._write_due(m, t)
 
-        kept = {}
-
-        def state(name, shape, init=0):
-            kept[name] = Signal(shape, name=name, init=init)
-            return kept[name]
-
-        lately = {name: [state(f"{name}{b}", 40) for b in range(BANKS)] for name in ("act", "pre", "rd", "wr")}
-        group = {name: [state(f"{name}_group{g}", 40) for g in range(GROUPS)] for name in ("act", "rd", "wr")}
-        last = {name: state(f"{name}_any", 40) for name in ("act", "rd", "wr", "pre", "ref")}
-        acts = [state(f"act_before{n}", 40) for n in range(1, 4)]
-        opened, tainted, hurt = (state(name, BANKS) for name in ("opened", "tainted", "hurt"))
-        deadline = state("deadline", 40, init=_START + 9 * t["refi"])
-        late = state("late", 1)
+        # Ticks of the last commands before this cycle. Rules forbid two activates, reads or writes in one cycle, so
+        # that of each only the last is kept.
+        act, pre, rd, wr = (
+            [Signal(32, name=f"{name}{b}") for b in range(BANKS)] for name in ("act", "pre", "rd", "wr")
+        )
+        group_act, group_rd, group_wr = (
+            [Signal(32, name=f"{name}_group{g}") for g in range(GROUPS)] for name in ("act", "rd", "wr")
+        )
+        last_act, last_pre, last_rd, last_wr, last_ref = (
+            Signal(32, name=f"last_{name}") for name in ("act", "pre", "rd", "wr", "ref")
+        )
+        fourth_act = [Signal(32, name=f"act_before{n}") for n in range(3)]
+        deadline, late = Signal(32, init=_START + 9 * t["refi"]), Signal()
+        opened, tainted, hurt = (Signal(BANKS, name=name) for name in ("opened", "tainted", "hurt"))
+        opened_now, tainted_now, hurt_now, late_now, deadline_now = opened, tainted, hurt, late, deadline
 
         broken = [Signal(len(Rule), name=f"broken{k}") for k in range(SLOTS)]
+        ticks = [Signal(32, name=f"tick{k}") for k in range(SLOTS)]
+        is_ = [{kind: Signal(name=f"is_{kind.name}{k}") for kind in Command} for k in range(SLOTS)]
+        banks = [slot.bank for slot in self.command]
         for k in range(SLOTS):
-            tick = Signal(40, name=f"tick{k}")
-            m.d.comb += tick.eq(now + k)
-            command, bank = self.command[k].command, self.command[k].bank
-            is_ = {kind: Signal(name=f"is_{kind.name}{k}") for kind in Command}
-            for kind, signal in is_.items():
-                m.d.comb += signal.eq(command == kind)
+            m.d.comb += ticks[k].eq(now + k)
+            m.d.comb += [signal.eq(self.command[k].command == kind) for kind, signal in is_[k].items()]
 
-            def early(since, ticks, tick=tick):
-                return tick < since + ticks
-
-            def of(signals, bank=bank):
-                return Array(signals)[bank if len(signals) == BANKS else bank[0:2]]
-
-            is_open = opened.bit_select(bank, 1)
-            rules = {rule: Const(0, 1) for rule in Rule}
-            act, pre = is_[Command.Activate], is_[Command.Precharge]
-            read, write = is_[Command.Read], is_[Command.Write]
-            pre_all, refresh = is_[Command.PrechargeAll], is_[Command.Refresh]
-            closes = [opened[b] & (pre_all | (pre & (bank == b))) for b in range(BANKS)]
-            access = read | write
-
-            def any_closing(name, ticks, closes=closes):
-                return Cat(closes[b] & early(lately[name][b], ticks) for b in range(BANKS)).any()
-
-            rules[Rule.State] = (access & ~is_open) | (act & is_open) | (refresh & opened.any())
-            rules[Rule.Rcd] = access & early(of(lately["act"]), t["rcd"])
-            rules[Rule.Rp] = (act & early(of(lately["pre"]), t["rp"])) | (refresh & early(last["pre"], t["rp"]))
-            rules[Rule.Ras] = any_closing("act", t["ras"])
-            rules[Rule.Rc] = act & early(of(lately["act"]), t["rc"])
-            rules[Rule.RrdS] = act & early(last["act"], t["rrd_s"])
-            rules[Rule.RrdL] = act & early(of(group["act"]), t["rrd_l"])
-            rules[Rule.Faw] = act & early(acts[2], t["faw"])
-            rules[Rule.Wr] = any_closing("wr", t["cwl"] + 4 + t["wr"])
-            rules[Rule.WtrS] = read & early(last["wr"], t["cwl"] + 4 + t["wtr_s"])
-            rules[Rule.WtrL] = read & early(of(group["wr"]), t["cwl"] + 4 + t["wtr_l"])
-            rules[Rule.Rtp] = any_closing("rd", t["rtp"])
-            rules[Rule.CcdS] = (read & early(last["rd"], t["ccd_s"])) | (write & early(last["wr"], t["ccd_s"]))
-            rules[Rule.CcdL] = (read & early(of(group["rd"]), t["ccd_l"])) | (
-                write & early(of(group["wr"]), t["ccd_l"])
+        # Precharging all looks at every bank; in a cycle only the first that does so is looked at in full.
+        all_tick = Signal(32)
+        for k in reversed(range(SLOTS)):
+            with m.If(is_[k][Command.PrechargeAll]):
+                m.d.comb += all_tick.eq(ticks[k])
+        all_early = {}
+        for rule, signals, limit in (
+            (Rule.Ras, act, t["ras"]),
+            (Rule.Rtp, rd, t["rtp"]),
+            (Rule.Wr, wr, t["cwl"] + 4 + t["wr"]),
+        ):
+            all_early[rule] = Signal(name=f"all_early_{rule.name}")
+            m.d.comb += all_early[rule].eq(
+                Cat(opened[b] & ((all_tick - signals[b])[:32] < limit) for b in range(BANKS)).any()
             )
-            rules[Rule.Rfc] = ~is_[Command.Nop] & early(last["ref"], t["rfc"])
-            rules[Rule.Refi] = (tick > deadline) & ~late
-            rules[Rule.ReadToWrite] = write & early(last["rd"], t["cl"] + 4 + 2 - t["cwl"])
-            rules[Rule.Alignment] = (read & ((k + t["cl"]) % SLOTS != 0)) | (write & ((k + t["cwl"]) % SLOTS != 0))
+
+        for k in range(SLOTS):
+            tick, bank = ticks[k], banks[k]
+
+            def since(kind, before, same=None, k=k):
+                """Ticks since the last command of `kind`, which was at `before` or is in an earlier slot."""
+                for j in range(k):
+                    matches = is_[j][kind] if same is None else is_[j][kind] & same(banks[j], banks[k])
+                    before = Mux(matches, ticks[j], before)
+                passed = Signal(32, name=f"since{k}")
+                m.d.comb += passed.eq(ticks[k] - before)
+                return passed
+
+            same_bank = lambda a, b: a == b  # noqa: E731
+            same_group = lambda a, b: a[0:2] == b[0:2]  # noqa: E731
+            bank_act = since(Command.Activate, Array(act)[bank], same_bank)
+            bank_rd = since(Command.Read, Array(rd)[bank], same_bank)
+            bank_wr = since(Command.Write, Array(wr)[bank], same_bank)
+            bank_pre = Signal(32, name=f"bank_pre{k}")
+            before = Array(pre)[bank]
+            any_pre = last_pre
+            for j in range(k):
+                closing = is_[j][Command.PrechargeAll] | (is_[j][Command.Precharge] & (banks[j] == bank))
+                before = Mux(closing, ticks[j], before)
+                any_pre = Mux(is_[j][Command.PrechargeAll] | is_[j][Command.Precharge], ticks[j], any_pre)
+            m.d.comb += bank_pre.eq(tick - before)
+            any_act = since(Command.Activate, last_act)
+            any_rd, any_wr = since(Command.Read, last_rd), since(Command.Write, last_wr)
+            any_ref = since(Command.Refresh, last_ref)
+            acts_before = Cat(is_[j][Command.Activate] for j in range(k)).any() if k else Const(0, 1)
+            earlier = {
+                Rule.Ras: [is_[j][Command.Activate] for j in range(k)],
+                Rule.Rtp: [is_[j][Command.Read] for j in range(k)],
+                Rule.Wr: [is_[j][Command.Write] for j in range(k)],
+            }
+
+            command = is_[k]
+            activates, precharges, refreshes = (
+                command[kind] for kind in (Command.Activate, Command.Precharge, Command.Refresh)
+            )
+            reads, writes, closes_all = (command[kind] for kind in (Command.Read, Command.Write, Command.PrechargeAll))
+            accesses = reads | writes
+            is_open = opened_now.bit_select(bank, 1)
+
+            def closes_early(rule, passed, limit, k=k, command=command, is_open=is_open, earlier=earlier):
+                alone = command[Command.Precharge] & is_open & (passed < limit)
+                same_cycle = Cat(earlier[rule]).any() if k else 0
+                return alone | (command[Command.PrechargeAll] & (all_early[rule] | same_cycle))
+
+            rules = {rule: Const(0, 1) for rule in Rule}
+            rules[Rule.State] = (accesses & ~is_open) | (activates & is_open) | (refreshes & opened_now.any())
+            rules[Rule.Rcd] = accesses & (bank_act < t["rcd"])
+            rules[Rule.Rp] = (activates & (bank_pre < t["rp"])) | (refreshes & ((tick - any_pre)[:32] < t["rp"]))
+            rules[Rule.Ras] = closes_early(Rule.Ras, bank_act, t["ras"])
+            rules[Rule.Rc] = activates & (bank_act < t["rc"])
+            rules[Rule.RrdS] = activates & (any_act < t["rrd_s"])
+            rules[Rule.RrdL] = activates & (
+                since(Command.Activate, Array(group_act)[bank[0:2]], same_group) < t["rrd_l"]
+            )
+            rules[Rule.Faw] = activates & ((tick - Mux(acts_before, fourth_act[1], fourth_act[2]))[:32] < t["faw"])
+            rules[Rule.Wr] = closes_early(Rule.Wr, bank_wr, t["cwl"] + 4 + t["wr"])
+            rules[Rule.WtrS] = reads & (any_wr < t["cwl"] + 4 + t["wtr_s"])
+            group_write = since(Command.Write, Array(group_wr)[bank[0:2]], same_group)
+            group_read = since(Command.Read, Array(group_rd)[bank[0:2]], same_group)
+            rules[Rule.WtrL] = reads & (group_write < t["cwl"] + 4 + t["wtr_l"])
+            rules[Rule.Rtp] = closes_early(Rule.Rtp, bank_rd, t["rtp"])
+            rules[Rule.CcdS] = (reads & (any_rd < t["ccd_s"])) | (writes & (any_wr < t["ccd_s"]))
+            rules[Rule.CcdL] = (reads & (group_read < t["ccd_l"])) | (writes & (group_write < t["ccd_l"]))
+            rules[Rule.Rfc] = ~command[Command.Nop] & (any_ref < t["rfc"])
+            overdue = Signal(name=f"overdue{k}")
+            m.d.comb += overdue.eq(tick > deadline_now)
+            rules[Rule.Refi] = overdue & ~late_now
+            rules[Rule.ReadToWrite] = writes & (any_rd < t["cl"] + 4 + 2 - t["cwl"])
+            rules[Rule.Alignment] = (reads & int((k + t["cl"]) % SLOTS != 0)) | (
+                writes & int((k + t["cwl"]) % SLOTS != 0)
+            )
             if k == 0:
-                rules[Rule.WriteData] = self.write_valid != self._write_due(m, t)
+                rules[Rule.WriteData] = self.write_valid != write_due
             m.d.comb += broken[k].eq(Cat(rules[rule] for rule in Rule))
 
-            wrong = Signal(name=f"wrong{k}")
-            timing = Cat(rules[rule] for rule in Rule if rule not in (Rule.Refi, Rule.WriteData))
+            wrong, here, closed = (
+                Signal(1, name=f"wrong{k}"),
+                Signal(BANKS, name=f"here{k}"),
+                Signal(BANKS, name=f"closed{k}"),
+            )
+            meant = Signal(BANKS, name=f"meant{k}")
             m.d.comb += [
-                wrong.eq(timing.any()),
-                self.bad[k].eq(wrong | tainted.bit_select(bank, 1) | late | (tick > deadline)),
+                wrong.eq(Cat(rules[rule] for rule in Rule if rule not in (Rule.Refi, Rule.WriteData)).any()),
+                here.eq(1 << bank),
+                meant.eq(Mux(closes_all, ~0, Mux(precharges, here, 0))),
+                closed.eq(opened_now & meant),
+                self.bad[k].eq(wrong | tainted_now.bit_select(bank, 1) | late_now | overdue),
             ]
 
-            after = {}
+            def then(name, width, value, k=k):
+                signal = Signal(width, name=f"{name}_after{k}")
+                m.d.comb += signal.eq(value)
+                return signal
 
-            def then(signal, value, after=after, k=k):
-                name = signal.name.partition("_after")[0]
-                after[name] = Signal.like(signal, name=f"{name}_after{k}")
-                m.d.comb += after[name].eq(value)
-                return after[name]
-
-            new_acts = [then(a, Mux(act, before, a)) for a, before in zip(acts, [last["act"], *acts[:2]])]
-            did = {"act": act, "rd": read, "wr": write}
-            lately = {
-                name: [
-                    then(s, Mux(closes[b] if name == "pre" else did[name] & (bank == b), tick, s))
-                    for b, s in enumerate(signals)
-                ]
-                for name, signals in lately.items()
-            }
-            group = {
-                name: [then(s, Mux(did[name] & (bank[0:2] == g), tick, s)) for g, s in enumerate(signals)]
-                for name, signals in group.items()
-            }
-            did |= {"pre": Cat(closes).any(), "ref": refresh}
-            last = {name: then(s, Mux(did[name], tick, s)) for name, s in last.items()}
-            acts = new_acts
-            here = Signal(BANKS, name=f"here{k}")
-            m.d.comb += here.eq(1 << bank)
-            opened = then(opened, (opened | Mux(act, here, 0)) & ~Cat(closes))
-            tainted = then(tainted, Mux(act, Mux(wrong, tainted | here, (tainted & ~here) | (hurt & here)), tainted))
-            hurt = then(
-                hurt, Mux(refresh & wrong, ~0, Mux(wrong, hurt | Cat(closes), hurt & ~Cat(closes)))
+            opened_now = then("opened", BANKS, (opened_now | Mux(activates, here, 0)) & ~closed)
+            taint = Mux(wrong, here, hurt_now & here)
+            tainted_now = then("tainted", BANKS, Mux(activates, (tainted_now & ~here) | taint, tainted_now))
+            hurt_now = then(
+                "hurt",
+                BANKS,
+                Mux(refreshes & wrong, ~0, Mux(wrong, hurt_now | meant, hurt_now & ~closed)),
             )
-            furthest, next_ = tick + 9 * t["refi"], deadline + t["refi"]
-            put_off = Mux(late | (tick > deadline) | (next_ > furthest), furthest, next_)
-            late = then(late, (late | (tick > deadline)) & ~refresh)
-            deadline = then(deadline, Mux(refresh, put_off, deadline))
-        for name, signal in kept.items():
-            m.d.sync += signal.eq(after[name])
+            furthest, following = tick + 9 * t["refi"], deadline_now + t["refi"]
+            put_off = Mux(late_now | overdue | (following > furthest), furthest, following)
+            late_now = then("late", 1, (late_now | overdue) & ~refreshes)
+            deadline_now = then("deadline", 32, Mux(refreshes, put_off, deadline_now))
+
+            for b in range(BANKS):
+                with m.If(closed[b]):
+                    m.d.sync += pre[b].eq(tick)
+            for kind, of_bank, of_group, of_any in (
+                (Command.Activate, act, group_act, last_act),
+                (Command.Read, rd, group_rd, last_rd),
+                (Command.Write, wr, group_wr, last_wr),
+            ):
+                with m.If(command[kind]):
+                    m.d.sync += [
+                        Array(of_bank)[bank].eq(tick),
+                        Array(of_group)[bank[0:2]].eq(tick),
+                        of_any.eq(tick),
+                    ]
+            with m.If(activates):
+                m.d.sync += [new.eq(old) for new, old in zip(fourth_act, [last_act, *fourth_act])]
+            with m.If(precharges | closes_all):
+                m.d.sync += last_pre.eq(tick)
+            with m.If(refreshes):
+                m.d.sync += last_ref.eq(tick)
+        m.d.sync += [
+            opened.eq(opened_now),
+            tainted.eq(tainted_now),
+            hurt.eq(hurt_now),
+            late.eq(late_now),
+            deadline.eq(deadline_now),
+        ]
 
         # Results.
         total = Signal(range(len(Rule) * SLOTS + 1))

@@ -69,9 +69,7 @@ class Traffic(wiring.Component):
         if not 0 < seed < 2**64:
             raise ValueError(f"seed is {seed}; 1 to 2**64 - 1 expected")
         self.ids, self.seed = ids, seed
-        super().__init__(
-            {"go": In(1), "pattern": In(Pattern), "port": Out(line_port()), "counts": Out(TrafficCounts)}
-        )
+        super().__init__({"go": In(1), "pattern": In(Pattern), "port": Out(line_port()), "counts": Out(TrafficCounts)})
 
     def elaborate(self, platform):
         m = Module()

@@ -175,11 +175,13 @@ def _bound(format, source, target):
         down = axis_of(source[1], target[1], plane=n, shift=shift_y)
         ends = [(a.coarse, a.fine) if a.grow else (a.fine, a.coarse) for a in (across, down)]
         (source_x, target_x), (source_y, target_y) = ends
-        tiles = [-(-x // 8) for x in (source_x, target_x)]
-        groups = [8 * x * -(-y // 8) for x, y in zip(tiles, (source_y, target_y))]
-        between = min(tiles) if across.grow != down.grow and not across.grow else tiles[0 if across.grow else 1]
-        rows = max(source_y, target_y)
-        total += max(*groups, rows * max(between, 2)) + 3 * 8 * max(tiles) + 150
+        tiles_x = [-(-x // 8) for x in (source_x, target_x)]
+        tiles_y = [-(-y // 8) for y in (source_y, target_y)]
+        groups = [8 * x * y for x, y in zip(tiles_x, tiles_y)]
+        between_x, between_y = (tiles_x[0], tiles_y[1]) if across.grow else (tiles_x[1], tiles_y[0])
+        steps_across = between_y * (max(source_x, target_x) + 4)
+        steps_down = max(between_x, 2) * (max(source_y, target_y) + 4)
+        total += max(*groups, steps_across, steps_down) + 24 * max(tiles_x) + 150
     return total
 
 

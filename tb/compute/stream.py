@@ -23,34 +23,29 @@ def tiles_and_rows(count):
 
 async def check(bench, given, expected, stall_in, stall_out):
     await bench.reset()
+    started = bench.now()
     sender = cocotb.start_soon(bench.send("i", given, stall_in))
     received = await bench.within(20000, bench.receive("o", len(expected), stall_out), f"{len(expected)} items")
-    ended = bench.now()
+    took = bench.now() - started
     await sender
     for n, (item, wanted) in enumerate(zip(received, expected)):
         assert item.as_bits() == wanted, f"item {n}: {wanted:#x} expected, {item.as_bits():#x} found"
-    return ended
+    return took
 
 
 @cocotb.test()
 @cocotb.parametrize(stall_in=[0.0, 0.5, 0.9], stall_out=[0.0, 0.5, 0.9])
 async def to_rows(dut, stall_in, stall_out):
     tiles, rows = tiles_and_rows(40)
-    bench = Bench(dut, DUTS)
-    await bench.reset()
-    started = bench.now() + 5
-    ended = await check(bench, tiles, rows, stall_in, stall_out)
+    took = await check(Bench(dut, DUTS), tiles, rows, stall_in, stall_out)
     if not stall_in and not stall_out:
-        assert ended - started == 1 + len(rows), f"{ended - started} cycles for {len(rows)} rows"
+        assert took == 1 + len(rows), f"{took} cycles for {len(rows)} rows"
 
 
 @cocotb.test()
 @cocotb.parametrize(stall_in=[0.0, 0.5, 0.9], stall_out=[0.0, 0.5, 0.9])
 async def to_tiles(dut, stall_in, stall_out):
     tiles, rows = tiles_and_rows(40)
-    bench = Bench(dut, DUTS)
-    await bench.reset()
-    started = bench.now() + 5
-    ended = await check(bench, rows, tiles, stall_in, stall_out)
+    took = await check(Bench(dut, DUTS), rows, tiles, stall_in, stall_out)
     if not stall_in and not stall_out:
-        assert ended - started == 1 + len(rows), f"{ended - started} cycles for {len(rows)} rows"
+        assert took == 1 + len(rows), f"{took} cycles for {len(rows)} rows"

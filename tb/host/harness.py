@@ -100,8 +100,8 @@ class HostBench(Bench):
         number = 0
         for name, value in knobs.items():
             number |= value << layout.as_shape()[name].offset
-        self.dut.knobs.value = number
         await self.reset()
+        self.dut.knobs.value = number
         self.memory[:] = np.random.default_rng(self.random.getrandbits(32)).integers(0, 256, SIZE, np.uint8)
         await self.load()
 

@@ -178,8 +178,8 @@ class PortBench(Bench):
 
     async def start(self, *, stall=0.0, wide=False, payload=1, read=2, rcb=False, split=False, extended=True):
         dut = self.dut
-        dut.pcie__config.value, dut.pcie__credit.value, dut.counter_value.value = 0, 0, 0
         await self.reset()
+        dut.pcie__config.value, dut.pcie__credit.value, dut.counter_value.value = 0, 0, 0
         self.rc = RootComplex()
         self.rc.log.setLevel("WARNING")
         self.chip = Chip(self, stall, wide)
@@ -486,16 +486,16 @@ async def failed_reads(dut, stall):
     await bench.start(stall=stall, read=0)
     base, memory = bench.regions[0]
     broken = Aborting(4096)
-    bench.rc.mem_address_space.register_region(broken, 0x7000_0000, 4096)
+    bench.rc.mem_address_space.register_region(broken, 0x20_0000_0000, 4096)
 
     async def good():
         got, status = await bench.read_range(base + 5, 1000)
         assert status == CompletionStatus.Successful and got[:1000] == bytes(memory[5:1005])
 
-    _, status = await bench.read_range(0x7F00_0000, 1000)
+    _, status = await bench.read_range(0x21_0000_0000, 1000)
     assert status == CompletionStatus.UnsupportedRequest
     await good()
-    _, status = await bench.read_range(0x7000_0001, 1000)
+    _, status = await bench.read_range(0x20_0000_0001, 1000)
     assert status == CompletionStatus.CompleterAbort
     await good()
     for spoil, wanted in (

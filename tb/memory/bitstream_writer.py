@@ -1,6 +1,7 @@
 """Testbench of the bitstream writer."""
 
 import cocotb
+
 from tessera.hw.memory.bitstream_writer import BitstreamWriter
 from tessera.hw.memory.port import Op
 from tessera.tb.bench import Bench, Dut
@@ -38,7 +39,8 @@ async def check(bench, data, lines, stalls=(0.0, 0.0), sizes=range(1, 9)):
         expected = Op.Write, 3, WINDOW, BASE + n
         assert (request.op, request.id, request.window, request.offset) == expected, f"line {n}: {request}"
         line = request.data.to_bytes(64, "little")
-        assert line == padded[64 * n : 64 * n + 64], f"line {n} of {needed}: {padded[64 * n :][:64].hex()} expected, {line.hex()} found"
+        want = padded[64 * n : 64 * n + 64]
+        assert line == want, f"line {n} of {needed}: {want.hex()} expected, {line.hex()} found"
     assert not bench.port("request.valid").value
 
 

@@ -98,9 +98,8 @@ class Unstuffer(wiring.Component):
     Members
     -------
     run : :py:`In(1)`
-        While high a segment is taken; a rise starts a new one, at the file's next byte.
-    skip : :py:`In(1)`
-        While high the segment's bytes are dropped.
+        While high a segment is taken; a rise starts a new one, at the file's next byte. What was offered when it falls
+        stays offered.
     file, offset : :py:`In`
     take : :py:`Out(2)`
         As of :class:`ByteFeed`.
@@ -113,7 +112,6 @@ class Unstuffer(wiring.Component):
     offset: In(32)
     take: Out(2)
     run: In(1)
-    skip: In(1)
     o: Out(stream.Signature(SegmentBits))
     ending: Out(Ending)
 
@@ -124,8 +122,8 @@ class Unstuffer(wiring.Component):
         is_ff = [Signal(name=f"is_ff{n}") for n in range(2)]
         m.d.comb += [flag.eq(byte == 0xFF) for flag, byte in zip(is_ff, (first, second))]
 
-        free = ~self.o.valid | self.o.ready | self.skip
-        with m.If(self.o.ready | self.skip | ~self.run):
+        free = ~self.o.valid | self.o.ready
+        with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.If(~self.run):
             m.d.sync += [after_ff.eq(0), over.eq(0)]
@@ -136,7 +134,7 @@ class Unstuffer(wiring.Component):
                 with m.If(after_ff):
                     m.d.comb += self.take.eq(1)
                     with m.If(first == 0):
-                        m.d.sync += [self.o.valid.eq(~self.skip), after_ff.eq(0)]
+                        m.d.sync += [self.o.valid.eq(1), after_ff.eq(0)]
                         m.d.sync += [self.o.payload.bits.eq(0xFF00), self.o.payload.two.eq(0)]
                     with m.Elif(~is_ff[0]):
                         m.d.sync += [over.eq(1), self.ending.file.eq(0), self.ending.code.eq(first)]
@@ -147,7 +145,7 @@ class Unstuffer(wiring.Component):
                 with m.Else():
                     pair = Signal()
                     m.d.comb += [pair.eq((self.file.count == 2) & ~is_ff[1]), self.take.eq(Mux(pair, 2, 1))]
-                    m.d.sync += [self.o.valid.eq(~self.skip), self.o.payload.bits.eq(Cat(second, first))]
+                    m.d.sync += [self.o.valid.eq(1), self.o.payload.bits.eq(Cat(second, first))]
                     m.d.sync += self.o.payload.two.eq(pair)
         m.d.comb += self.ending.found.eq(over & ~self.o.valid)
         return m
@@ -159,9 +157,9 @@ class BitWindow(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(SegmentBits))`
-        Taken while 32 bits or fewer are held.
+        Taken while 32 bits or fewer are held, and during ``clear``.
     clear : :py:`In(1)`
-        Drop all bits.
+        Drop all bits, and those that come.
     bits : :py:`Out(48)`
         The next bit is the highest; those past ``count`` are 0.
     count : :py:`Out(range(49))`
@@ -181,7 +179,7 @@ class BitWindow(wiring.Component):
         # Only the shift by ``use``, which comes late, stands between registers and registers after it.
         room = self.count <= WINDOW_BITS - 16
         fill = Signal()
-        m.d.comb += [self.i.ready.eq(room), fill.eq(room & self.i.valid)]
+        m.d.comb += [self.i.ready.eq(room | self.clear), fill.eq(room & self.i.valid)]
         new = Signal(16)
         m.d.comb += new.eq(Mux(fill, Cat(Mux(self.i.payload.two, self.i.payload.bits[:8], 0), self.i.payload.bits[8:]), 0))
         placed = Signal(WINDOW_BITS)

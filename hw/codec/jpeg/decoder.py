@@ -162,7 +162,8 @@ class JpegDecoderCore(wiring.Component):
                 with m.Elif(entropy.done):
                     m.next = "SkipToMarker"
             with m.State("SkipToMarker"):
-                m.d.comb += [unstuffer.run.eq(1), unstuffer.skip.eq(1)]
+                # What is left of the segment is dropped by the entropy decoder.
+                m.d.comb += unstuffer.run.eq(1)
                 with m.If(ending.found):
                     m.next = "EndScan"
                     with m.If(~walk.scan_last):
@@ -177,7 +178,7 @@ class JpegDecoderCore(wiring.Component):
                 m.next = "Segment"
             with m.State("EndScan"):
                 # Tables may change now: what was decoded with them has to be out of their way.
-                m.d.comb += [unstuffer.run.eq(1), unstuffer.skip.eq(1), parser.resume.valid.eq(drained)]
+                m.d.comb += [unstuffer.run.eq(1), parser.resume.valid.eq(drained)]
                 with m.If(parser.resume.valid & parser.resume.ready):
                     m.next = "Headers"
             with m.State("Drain"):

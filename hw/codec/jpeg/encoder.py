@@ -174,10 +174,11 @@ class JpegEncoder(Envelope):
     ``task.params`` is a :class:`JpegEncodeParams`. Errors: ``BadTask`` (0: a quality of 0 or above 100),
     ``WrongSource`` (a surface without samples), ``TargetTooSmall``, and the envelope's.
 
-    A picture takes about 350 cycles, two latencies of the memory for its header and one for its last line, and in all
-    as many cycles as it has blocks and dummies times 32, or as it has symbols if these are more: of a block one for the
-    DC, one for each other coefficient that is not zero, one for each run of sixteen zeros before one, one for the end
-    of block. Which of both rules may change from block to block; eight blocks wait in between.
+    A picture takes up to 220 cycles, three latencies of the memory, and the larger of 32 cycles for each block, dummies
+    included, and one for each symbol: of a block one for the DC, one for each other coefficient that is not zero, one
+    for each run of sixteen zeros before one, one for the end of block unless coefficient 63 is not zero. (Where blocks
+    with more than 32 symbols and with fewer alternate, eight blocks wait in between; the larger then rules for each
+    stretch of the picture.) That is 0.75 cycles per pixel of 4:2:0 at the usual qualities.
     """
 
     def __init__(self, *, watchdog=1 << 16):

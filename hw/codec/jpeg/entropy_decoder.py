@@ -71,12 +71,12 @@ class EntropyDecoder(wiring.Component):
     load, bad, codes
         As of :class:`HuffmanTables`.
     i : :py:`In(stream.Signature(SegmentBits))`
-        The segment's bits.
+        The segment's bits, from the cycle after ``begin`` on.
     ended : :py:`In(1)`
         Nothing more comes from ``i``.
     begin : :py:`In(1)`
-        Strobe: what is left of the segment before is dropped, and blocks are taken until one is ``segment_last``. Not
-        while a segment is decoded.
+        Strobe: blocks are taken until one is ``segment_last``. Not while a segment is decoded. Bits that come between
+        segments are dropped.
     begin_scan : :py:`In(1)`
         With ``begin``: a new scan begins.
     block : :py:`In(stream.Signature(Block))`
@@ -121,39 +121,46 @@ class EntropyDecoder(wiring.Component):
         m.submodules.tokens = tokens = fifo.SyncFIFO(width=Shape.cast(Token).width, depth=_DEPTH)
         connect(m, self.load, tables.load)
         connect(m, self.i, window.i)
-        m.d.comb += [self.bad.eq(tables.bad), self.codes.eq(tables.codes), window.clear.eq(self.begin)]
+        m.d.comb += [self.bad.eq(tables.bad), self.codes.eq(tables.codes)]
 
-        # The loop: a symbol's bits are looked up and used within a cycle.
-        current, table, k = Signal(Block), Signal(3), Signal(6)
-        room, enough = Signal(), Signal()
+        # The loop: a symbol's bits are looked up and used within a cycle. An entry that is not used is all zeros.
+        table, ta, segment_last = Signal(3), Signal(2), Signal()
+        dc, space = Signal(), Signal(6)
+        room, enough, go, long = Signal(), Signal(), Signal(), Signal()
         m.d.sync += room.eq(tokens.level < _DEPTH - 8)
         m.d.comb += enough.eq((window.count >= _SYMBOL_BITS) | self.ended)
-        entry, long = Signal(Entry), Signal()
-        m.d.comb += [tables.table.eq(table), tables.bits.eq(window.bits[-16:])]
-        m.d.comb += Value.cast(entry).eq(Mux(long, Value.cast(tables.long), Value.cast(tables.short)))
-
-        used, ends = Signal(), Signal()
-        reached = Signal(7)
+        entry, used, ends = Signal(Entry), Signal(), Signal()
+        width = Shape.cast(Entry).width
         m.d.comb += [
-            reached.eq(k + entry.run),
-            ends.eq((k != 0) & (entry.eob | (reached >= 63))),
-            window.use.eq(Mux(used, entry.total, 0)),
+            tables.table.eq(table),
+            tables.bits.eq(window.bits[-16:]),
+            Value.cast(entry).eq(
+                (Value.cast(tables.short) & go.replicate(width)) | (Value.cast(tables.long) & long.replicate(width))
+            ),
+            used.eq((tables.short.valid & go) | long),
+            ends.eq(~dc & (entry.eob | (entry.run >= space))),
+            window.use.eq(entry.total),
         ]
 
+        # Of a block only what the loop needs is taken at once; the rest follows in the next cycle.
+        block, took, taken, current = self.block.payload, Signal(), Signal(Block), Signal(Block)
+        m.d.sync += [took.eq(self.block.valid & self.block.ready), taken.eq(block)]
+        with m.If(took):
+            m.d.sync += current.eq(taken)
+
         def take_block():
-            block = self.block.payload
             m.d.comb += self.block.ready.eq(1)
-            m.d.sync += [current.eq(block), table.eq(block.td), k.eq(0)]
+            m.d.sync += [table.eq(block.td), ta.eq(block.ta), segment_last.eq(block.segment_last)]
+            m.d.sync += [dc.eq(1), space.eq(63)]
             with m.If(self.block.valid):
                 m.next = "Symbol"
             with m.Else():
                 m.next = "AwaitBlock"
 
         def use_symbol():
-            m.d.comb += used.eq(1)
-            m.d.sync += [k.eq(reached + 1), table.eq(Cat(current.ta, 1))]
+            m.d.sync += [dc.eq(0), space.eq(space - entry.run - 1), table.eq(Cat(ta, 1))]
             m.next = "Symbol"
-            with m.If(ends & current.segment_last):
+            with m.If(ends & segment_last):
                 m.next = "AwaitSegment"
             with m.Elif(ends):
                 take_block()
@@ -161,6 +168,7 @@ class EntropyDecoder(wiring.Component):
         waited = Signal(range(LONG_CYCLES))
         with m.FSM(name="entropy"):
             with m.State("AwaitSegment"):
+                m.d.comb += window.clear.eq(1)
                 with m.If(self.begin):
                     m.next = "AwaitBlock"
             with m.State("AwaitBlock"):
@@ -169,6 +177,7 @@ class EntropyDecoder(wiring.Component):
                 with m.Else():
                     take_block()
             with m.State("Symbol"):
+                m.d.comb += go.eq(enough & room & ~self.failed)
                 m.d.sync += waited.eq(1)
                 with m.If(self.failed):
                     m.next = "AwaitSegment"
@@ -188,8 +197,7 @@ class EntropyDecoder(wiring.Component):
         # Checked a cycle later: nothing of a symbol that fails, or follows one that does, gets further.
         stage1 = data.StructLayout(
             {
-                "bits": _SYMBOL_BITS, "entry": Entry, "beyond": 1, "dc": 1, "k": 6, "last": 1, "block": Block,
-                "count": len(window.count), "ended": 1,
+                "bits": _SYMBOL_BITS, "entry": Entry, "dc": 1, "space": 6, "last": 1, "count": len(window.count), "ended": 1,
             }
         )  # fmt: skip
         valid1, one = Signal(), Signal(stage1)
@@ -197,11 +205,9 @@ class EntropyDecoder(wiring.Component):
             valid1.eq(used),
             one.bits.eq(window.bits[-_SYMBOL_BITS:]),
             one.entry.eq(entry),
-            one.beyond.eq(reached[6]),
-            one.dc.eq(k == 0),
-            one.k.eq(reached),
+            one.dc.eq(dc),
+            one.space.eq(space),
             one.last.eq(ends),
-            one.block.eq(current),
             one.count.eq(window.count),
             one.ended.eq(self.ended),
         ]
@@ -209,7 +215,7 @@ class EntropyDecoder(wiring.Component):
         finished = Signal()
         needed = Signal(5)
         m.d.comb += [
-            wrong.eq(one.entry.bad | one.beyond),
+            wrong.eq(one.entry.bad | (one.entry.run > one.space)),
             needed.eq(Mux(wrong, one.entry.length + 1, one.entry.total)),
             over.eq(one.ended & (needed > one.count)),
             good.eq(valid1 & ~wrong & ~over & ~self.failed),
@@ -223,7 +229,7 @@ class EntropyDecoder(wiring.Component):
             with m.Else():
                 m.d.sync += self.error.eq(EntropyError.BadCode)
         with m.If(good & one.last):
-            m.d.sync += [self.mcu.eq(self.mcu + one.block.mcu_last), finished.eq(one.block.segment_last)]
+            m.d.sync += [self.mcu.eq(self.mcu + current.mcu_last), finished.eq(current.segment_last)]
         with m.If(self.begin):
             m.d.sync += [self.failed.eq(0), finished.eq(0)]
             with m.If(self.begin_scan):
@@ -236,9 +242,9 @@ class EntropyDecoder(wiring.Component):
             two.magnitude.eq((one.bits << (one.entry.length + 1))[_SYMBOL_BITS - 11 : _SYMBOL_BITS]),
             two.size.eq(one.entry.size),
             two.dc.eq(one.dc),
-            two.k.eq(one.k),
+            two.k.eq(63 - one.space + one.entry.run),
             two.last.eq(one.last),
-            two.block.eq(one.block),
+            two.block.eq(current),
         ]
         # A magnitude whose first bit is 0 is a negative value, less 1.
         negative = Signal()

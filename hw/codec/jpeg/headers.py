@@ -100,7 +100,7 @@ class HeaderWriter(wiring.Component):
 
     Equals the beginning of what :func:`tessera.golden.jpeg.encoder.encode` writes.
 
-    With the quantizer entries there in time the last bytes are offered 203 cycles after the picture, of a gray one 201.
+    With the quantizer entries there in time the last bytes are offered 202 cycles after the picture, of a gray one 200.
     Entries that are of no use to a gray picture are taken, too.
 
     Members

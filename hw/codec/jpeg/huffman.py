@@ -76,7 +76,7 @@ class HuffmanTables(wiring.Component):
     bits : :py:`In(16)`
         The next bits, the first the highest.
     short : :py:`Out(Entry)`
-        Not ``valid`` if the code is longer than ``short_bits`` or there is none.
+        All zeros if the code is longer than ``short_bits`` or there is none.
     long : :py:`Out(Entry)`
         Meaningless if ``short`` is valid. Not ``valid`` if there is no such code: then ``length`` and ``total`` are of 16
         bits.
@@ -154,7 +154,7 @@ class HuffmanTables(wiring.Component):
                         m.d.comb += write.en.eq(writing & ((covers >> free) == (n >> free)))
             m.d.comb += [write.addr.eq(Cat(write_row, table)), write.data.eq(entry)]
             with m.If(clearing):
-                m.d.comb += [write.en.eq(1), write.addr.eq(Cat((length - 1)[:4], table))]
+                m.d.comb += [write.en.eq(1), write.addr.eq(Cat((length - 1)[:4], table)), write.data.eq(0)]
         m.d.comb += [value_write.addr.eq(Cat(index, table)), value_write.data.eq(load.byte)]
 
         limit, offset = Signal(24), Signal(8)

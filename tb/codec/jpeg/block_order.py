@@ -1,6 +1,7 @@
 """Testbench of the order of blocks."""
 
 import cocotb
+
 from tessera.golden.frames import ChromaFormat
 from tessera.hw.codec.jpeg.block_order import BlockOrder
 from tessera.tb.bench import Bench, Dut
@@ -38,7 +39,8 @@ async def check(bench, job, stall=0.0):
         info, place = block.info, block.place
         actual = info.component, place.x, place.y, info.dummy, info.restart, info.last
         actual = tuple(None if e is None else a for a, e in zip(actual, want))
-        assert actual == want, f"{job}: block {n} (component, x, y, dummy, restart, last): {want} expected, {actual} found"
+        fields_named = "component, x, y, dummy, restart, last"
+        assert actual == want, f"{job}: block {n} ({fields_named}): {want} expected, {actual} found"
         assert place.plane == info.component or info.dummy, f"{job}: block {n}: plane {place.plane}"
 
 

@@ -1,17 +1,18 @@
 """Testbench of hw/codec/jpeg/decoder.py: whole files, good, damaged and hostile, against the golden decoder."""
 
-import io
 import json
 from pathlib import Path
 
 import cocotb
 import numpy as np
-from PIL import Image
 
-from tessera.golden.frames import ChromaFormat
+from tessera.golden.frames import ChromaFormat, Frame
 from tessera.golden.jpeg.decoder import JpegError, decode
 from tessera.golden.jpeg.encoder import encode
+from tessera.golden.jpeg.headers import HeaderReader
+from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL
 from tessera.hw.codec.jpeg.decoder import JpegDecoder, JpegDecoderParameters
+from tessera.hw.codec.jpeg.idct import BLOCK_CYCLES
 from tessera.hw.engine import Status
 from tessera.hw.memory.layout import SurfaceLayout
 from tessera.hw.models.memory import EngineHarness
@@ -20,7 +21,7 @@ from tessera.tb.codec.jpeg.corpus import exotic, hostile, mutations, picture, pi
 from tessera.tb.engine import EngineBench, Slot
 
 DUTS = {
-    "decoder": Dut(lambda: EngineHarness(JpegDecoder()), tests="^(?!limits)"),
+    "decoder": Dut(lambda: EngineHarness(JpegDecoder()), tests="files|nothing|targets|aborts|throughput"),
     "limited": Dut(
         lambda: EngineHarness(JpegDecoder(JpegDecoderParameters(max_width=40, max_height=24, short_bits=5, lines=2))),
         stalls=True,
@@ -30,24 +31,32 @@ DUTS = {
 SOURCE, TARGET = Slot(1), Slot(2)
 
 
+def lines_of(data, limits):
+    """Lines of the surface that the frame header asks for; 0 if there is no good one before the first scan."""
+    reader = HeaderReader(data, *limits)
+    try:
+        reader.soi()
+        reader.scan()
+    except JpegError:
+        pass
+    return SurfaceLayout(reader.format, reader.width, reader.height).lines if reader.components else 0
+
+
 async def decode_one(bench, name, data, tag=1, target=TARGET, limits=(65535, 65535), timeout=400_000):
     """One file through the silicon, compared with the golden; its done message."""
     try:
         golden, error = decode(data, *limits), None
     except JpegError as e:
         golden, error = None, e
+    expected = (Status.Ok, 0) if error is None else (Status(int(error.status)), error.where)
+    # The room is checked as soon as the frame header was accepted.
+    lines = lines_of(data, limits)
+    if lines > target.lines:
+        expected = Status.TargetTooSmall, lines
     await bench.write_bitstream(SOURCE, data, timestamp=tag * 1000)
     task = {"tag": tag, "source": SOURCE.fields(), "target": target.fields()}
     done = await bench.run(task, timeout=timeout)
     assert done.tag == tag and done.last, name
-    if error is None:
-        lines = SurfaceLayout(golden.frame.format, golden.frame.width, golden.frame.height).lines
-        if lines > target.lines:
-            expected = Status.TargetTooSmall, lines
-        else:
-            expected = Status.Ok, 0
-    else:
-        expected = Status(int(error.status)), error.where
     found = Status(done.status), done.where
     assert found == expected, f"{name}: {expected} expected ({error}), {found} found"
     if expected[0] is Status.Ok:
@@ -63,18 +72,186 @@ async def decode_one(bench, name, data, tag=1, target=TARGET, limits=(65535, 655
     return done
 
 
-def coded(frame, quality, **options):
-    """A file by Pillow, of a frame's luma, or of its planes at full size."""
-    mode = [Image.fromarray(frame.planes[0])] if len(frame.planes) == 1 else [Image.fromarray(np.dstack(frame.planes), "YCbCr")]
-    file = io.BytesIO()
-    mode[0].save(file, "JPEG", quality=quality, **options)
-    return file.getvalue()
+def scene(width, height):
+    """A frame with edges, texture and noise in the proportions of a camera's picture."""
+    random = np.random.default_rng(1)
+    planes = []
+    for n in range(3):
+        w, h = ChromaFormat.C420.plane_size(n, width, height)
+        y, x = np.mgrid[0:h, 0:w]
+        plane = 110 + 60 * np.sin(x / 23) * np.cos(y / 17) + 25 * ((x // 13 + y // 29) % 3) + 12 * np.sin(x * y / 97)
+        plane += random.normal(0, 2.0 if n == 0 else 0.7, (h, w))
+        planes.append(np.clip(plane, 0, 255).astype(np.uint8))
+    return Frame(ChromaFormat.C420, tuple(planes))
 
 
 @cocotb.test()
-async def ordinary_files(dut):
+@cocotb.parametrize(memory_stall=[0, 8])
+async def files_of_all_kinds(dut, memory_stall):
+    """Files by Pillow and others that it would not write, back to back."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset(latency=4 if memory_stall else 30, stall=memory_stall)
+    count = 12 if memory_stall or bench.stalled else 40
+    limits = (40, 24) if bench.name == "limited" else (65535, 65535)
+    files = [*pillow_files(11 + memory_stall, count), *exotic(12 + memory_stall, count)]
+    formats, refused = set(), 0
+    for n, (name, data) in enumerate(files):
+        done = await decode_one(bench, name, data, tag=n + 1, limits=limits)
+        refused += Status(done.status) is not Status.Ok
+        formats.add(done.chroma_format)
+    assert len(formats) == 4 and (refused == 0 or bench.name == "limited")
+
+
+@cocotb.test()
+async def hostile_files(dut):
+    """One file against each rule: status and place are golden's, and the good file after each of them comes out as on a
+    cold chip, with as many cycles."""
     bench = EngineBench(dut, DUTS)
     await bench.reset()
-    for name, data in pillow_files(1, 6, 48):
-        done = await decode_one(bench, name, data)
-        dut._log.info(f"{name}: {done.cycles} cycles")
+    good = encode(picture(np.random.default_rng(3), 24, 17, ChromaFormat.C420), 70, 1)
+    cold = await decode_one(bench, "good file on a cold chip", good)
+    seen = set()
+    for n, (name, data) in enumerate(hostile()):
+        done = await decode_one(bench, name, data, tag=n + 2)
+        seen.add(Status(done.status))
+        after = await decode_one(bench, f"good file after '{name}'", good)
+        assert after.cycles == cold.cycles, f"after '{name}': {cold.cycles} cycles expected, {after.cycles} found"
+    wanted = {status for status in Status if status.name.startswith("Jpeg")} | {Status.Ok, Status.TargetTooSmall}
+    assert seen == wanted, f"statuses never seen: {wanted - seen}"
+
+
+@cocotb.test()
+async def damaged_files(dut):
+    """300 mutated files without a reset, a good one after every tenth."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    random = np.random.default_rng(9)
+    originals = [data for _, data in [*pillow_files(21, 6, 40), *exotic(22, 6, 40)]]
+    seen = {}
+    good = None
+    for n in range(30):
+        original = originals[n % len(originals)]
+        for name, data in mutations(original, random, 10):
+            done = await decode_one(bench, f"mutation {n}: {name}", data, tag=n + 1)
+            seen[Status(done.status)] = seen.get(Status(done.status), 0) + 1
+        done = await decode_one(bench, "good file after damaged ones", originals[0])
+        good = good or done.cycles
+        assert done.cycles == good
+    dut._log.info(f"300 damaged files: {sorted((count, status.name) for status, count in seen.items())}")
+    assert len(seen) >= 10
+
+
+@cocotb.test()
+async def nothing_is_written_outside_the_planes(dut):
+    """Around the surface, and past its planes' last blocks, memory keeps what it held."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    random = np.random.default_rng(13)
+    lines = 512 * 3
+    target = Slot(2, lines=lines, head=512, body=1024)
+    garbage = random.integers(0, 256, (1024 + lines + 512, 64), dtype=np.uint8)
+    original = encode(picture(random, 47, 33, ChromaFormat.C420), 80, 3)
+    damaged = [data for _, data in mutations(original, random, 20)]
+    layout = SurfaceLayout(ChromaFormat.C420, 47, 33)
+    for n, data in enumerate([original, *damaged]):
+        await bench.write_lines(2, 0, garbage)
+        await decode_one(bench, f"file {n}", data, target=target)
+        kept = await bench.read_lines(2, 0, len(garbage))
+        changed = np.flatnonzero((kept != garbage).any(axis=1))
+        allowed = {512} | {1024 + int(line) for plane in range(3) for line in layout._lines_of(plane)}
+        if n:
+            # A damaged header may tell of another picture; it still must fit the target.
+            allowed |= set(range(1024, 1024 + lines))
+        strays = [int(line) for line in changed if line not in allowed]
+        assert not strays, f"file {n}: lines {strays[:8]} were written to"
+
+
+@cocotb.test()
+async def targets_too_small_and_refused(dut):
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    good = encode(picture(np.random.default_rng(4), 40, 40, ChromaFormat.C444), 80)
+    cold = await decode_one(bench, "good file", good)
+    for lines in (0, 1, 1535, 1536):
+        done = await decode_one(bench, f"target of {lines} lines", good, target=Slot(2, lines=lines))
+        assert (Status(done.status) is Status.Ok) == (lines == 1536)
+    bench.set_memory(window=2, limit=512 + 700)
+    await bench.write_bitstream(SOURCE, good)
+    task = {"tag": 9, "source": SOURCE.fields(), "target": TARGET.fields()}
+    done = await bench.run(task)
+    assert (Status(done.status), done.where) == (Status.Refused, 1 | 8)
+    bench.set_memory(window=1, limit=512 + 3)
+    done = await bench.run(task)
+    assert (Status(done.status), done.where) == (Status.Refused, 0)
+    bench.set_memory()
+    again = await decode_one(bench, "good file after refusals", good)
+    assert again.cycles == cold.cycles
+
+
+@cocotb.test()
+async def aborts_and_resets_in_mid_work(dut):
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    good = encode(picture(np.random.default_rng(5), 48, 32, ChromaFormat.C420), 90)
+    cold = await decode_one(bench, "good file", good)
+    await bench.write_bitstream(SOURCE, good)
+    task = {"tag": 9, "source": SOURCE.fields(), "target": TARGET.fields()}
+    for delay in range(20, cold.cycles - 20, cold.cycles // 12):
+        await bench.send("task", [task])
+        await bench.cycles(delay)
+        dut.abort.value = 1
+        (done,) = await bench.within(2000, bench.receive("done", 1))
+        dut.abort.value = 0
+        assert Status(done.status) is Status.Aborted
+        again = await decode_one(bench, f"good file after an abort at {delay}", good)
+        assert again.cycles == cold.cycles
+        await bench.write_bitstream(SOURCE, good)
+        await bench.send("task", [task])
+        await bench.cycles(delay)
+        await bench.reset()
+        again = await decode_one(bench, f"good file after a reset at {delay}", good)
+        assert again.cycles == cold.cycles
+
+
+def symbols(data):
+    """Of a file of one scan: Huffman symbols, those of them with codes of more than 7 bits, blocks within the picture."""
+    golden = decode(data)
+    inside = sum(-(-c.width // 8) * -(-c.height // 8) for c in golden.components)
+    blocks = np.concatenate([c.coefficients.reshape(-1, 64) for c in golden.components])
+    zigzag = blocks[:, list(ZIGZAG_TO_NATURAL)]
+    last = np.array([np.flatnonzero(np.append(1, b[1:])).max() for b in zigzag])
+    count = (zigzag[:, 1:] != 0).sum() + len(zigzag) + (last < 63).sum()
+    return int(count), inside
+
+
+@cocotb.test()
+async def throughput(dut):
+    """Cycles per pixel, header, tables and drain included."""
+    bench = EngineBench(dut, DUTS)
+    figures = {}
+    await bench.reset(latency=20)
+    for width, height in ((176, 144), (352, 288)):
+        for quality in (75, 90):
+            frame = scene(width, height)
+            data = encode(frame, quality)
+            count, inside = symbols(data)
+            done = await decode_one(bench, f"{width}x{height} quality {quality}", data)
+            figures[f"jpeg_decode_{width}x{height}_q{quality}_cycles_per_pixel"] = done.cycles / (width * height)
+            dut._log.info(
+                f"{width}x{height} quality {quality}: {len(data)} bytes, {count} symbols, {inside} blocks, "
+                f"{done.cycles} cycles, {done.cycles / (width * height):.3f} per pixel"
+            )
+            floor = max(count, BLOCK_CYCLES * inside, len(data) * 5 // 8)
+            assert floor <= done.cycles <= 1.5 * width * height
+    Path("figures.json").write_text(json.dumps(figures, indent=2))
+
+
+@cocotb.test()
+async def limits(dut):
+    """Pictures above the limit are BadSize, those at it are not."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    for width, height in ((40, 24), (41, 24), (40, 25), (1, 1)):
+        data = encode(picture(np.random.default_rng(6), width, height, ChromaFormat.C422), 50)
+        done = await decode_one(bench, f"{width}x{height}", data, limits=(40, 24))
+        assert (Status(done.status) is Status.Ok) == (width <= 40 and height <= 24)

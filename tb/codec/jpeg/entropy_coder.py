@@ -2,6 +2,7 @@
 
 import cocotb
 import numpy as np
+
 from tessera.golden.jpeg.huffman import codes
 from tessera.golden.jpeg.tables import HUFF_AC_CHROMA, HUFF_AC_LUMA, HUFF_DC_CHROMA, HUFF_DC_LUMA
 from tessera.hw.codec.jpeg.entropy_coder import EntropyCoder

@@ -2,6 +2,7 @@
 
 import cocotb
 import numpy as np
+
 from tessera.golden.jpeg.dct import forward
 from tessera.hw.codec.jpeg.fdct import Fdct
 from tessera.tb.bench import Bench, Dut

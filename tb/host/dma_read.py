@@ -1,0 +1,294 @@
+"""DMA reads against completions made in Python: any order, any split, wrong ones and none."""
+
+from __future__ import annotations
+
+import cocotb
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from tessera.hw.host.dma_read import DmaRead, ReadConfig, ReadGuard
+from tessera.hw.host.tlp import CompletionStatus, PcieConfig, RequestHeader
+from tessera.tb.bench import Bench, Dut, pack
+
+TIMEOUT = 300
+ID = 0x0300
+
+DUTS = {
+    "small": Dut(lambda: DmaRead(ReadConfig(readers=2, tags=4, lines=32, timeout=TIMEOUT)), tests=r"reads|fails"),
+    "full": Dut(DmaRead, stalls=True, tests=r"reads|one_line|constructor"),
+    "guard": Dut(ReadGuard, stalls=True, tests=r"guard"),
+}
+
+
+class ReadBench(Bench):
+    def __init__(self, dut):
+        super().__init__(dut, DUTS)
+        self.memory = self.random.randbytes(1 << 16)
+        self.spoil = lambda beats: beats
+        self.queues = {}
+
+    async def start(self, max_read=2, extended=1):
+        await self.reset()
+        config = {"id": ID, "bus_master": 1, "max_read": max_read, "extended_tag": extended}
+        self.dut.config.value = pack(PcieConfig, config)
+
+    async def answer(self, stall=0.0, latency=0):
+        """Take read requests and complete them, tags in any order, split at multiples of 64 bytes."""
+        cocotb.start_soon(self._take(stall))
+        while True:
+            tags = [tag for tag, packets in self.queues.items() if packets]
+            if not tags:
+                await RisingEdge(self.dut.clk)
+                continue
+            tag = self.random.choice(tags) if stall else tags[0]
+            due, packet = self.queues[tag][0]
+            if due + latency > self.now():
+                await RisingEdge(self.dut.clk)
+                continue
+            self.queues[tag].pop(0)
+            await self.send("completion", self.spoil(packet), stall)
+
+    async def _take(self, stall):
+        while True:
+            (beat,) = await self.receive("request", 1, stall)
+            header = RequestHeader.from_bits(beat.header)
+            four = header.start.fmt.value & 1
+            address = (header.dw2 << 32 | header.dw3 if four else header.dw2) & ~3
+            assert beat.first and beat.last and header.requester == ID
+            first, last = header.first_be, header.last_be or header.first_be
+            skip = (first & -first).bit_length() - 1
+            count = 4 * header.start.length - skip - (4 - last.bit_length())
+            packets, at, left = [], address, header.start.length
+            while left:
+                dws = min(left, (64 - at % 64) // 4 + 16 * self.random.randrange(4))
+                packets.append((self.now(), self.completion(header.tag, at, dws, count, skip)))
+                count -= 4 * dws - skip
+                at, left, skip = at + 4 * dws, left - dws, 0
+            assert not self.queues.get(header.tag), f"tag {header.tag} is in use"
+            self.queues.pop(header.tag, None)
+            self.queues[header.tag] = packets
+
+    def completion(self, tag, address, dws, count, skip, status=0, poisoned=0):
+        dw0 = dws & 1023 | poisoned << 14 | 0x0A << 24 | (2 if dws else 0) << 29
+        dw1 = count & 4095 | status << 13
+        dw2 = (address & 0x7F) + skip | tag << 8 | ID << 16
+        data = self.memory[address % 65536 : address % 65536 + 4 * dws]
+        pieces = [data[n : n + 64] for n in range(0, len(data), 64)] or [b""]
+        return [
+            {
+                "data": int.from_bytes(piece, "little"),
+                "header": dw0 | dw1 << 32 | dw2 << 64 if n == 0 else 0,
+                "count": len(piece) // 4,
+                "first": n == 0,
+                "last": n == len(pieces) - 1,
+            }
+            for n, piece in enumerate(pieces)
+        ]
+
+    async def read(self, reader, address, count, stall=0.0):
+        cocotb.start_soon(self.send(f"reader{reader}.request", [{"address": address, "bytes": count}]))
+        lines = await self.within(
+            20000, self.receive(f"reader{reader}.line", stall=stall, until=lambda line: line.last), "the lines"
+        )
+        return b"".join(line.data.to_bytes(64, "little") for line in lines), lines[-1].status
+
+    async def good(self, reader, address, count, stall=0.0):
+        got, status = await self.read(reader, address, count, stall)
+        assert status == CompletionStatus.Successful
+        wanted = self.memory[address % 65536 : address % 65536 + count].ljust((count + 63) // 64 * 64, b"\0")
+        at = next((n for n in range(len(wanted)) if got[n : n + 1] != wanted[n : n + 1]), None)
+        assert at is None and len(got) == len(wanted), f"byte {at} of {count} from {address:#x}"
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.3, 0.8], max_read=[0, 1, 2, 5], extended=[0, 1])
+async def reads_any_range(dut, stall, max_read, extended):
+    bench = ReadBench(dut)
+    await bench.start(max_read, extended)
+    cocotb.start_soon(bench.answer(stall))
+
+    async def reader(n):
+        for _ in range(6):
+            base = bench.random.choice((0, 1 << 36))
+            count = bench.random.choice((1, 3, 64, 65, bench.random.randrange(1, 2500)))
+            await bench.good(n, base + bench.random.randrange(60000), count, stall)
+
+    readers = [cocotb.start_soon(reader(n)) for n in range(2)]
+    for task in readers:
+        await task
+    await bench.cycles(8)
+    assert dut.idle.value == 1
+
+
+@cocotb.test()
+async def fails_as_the_completion_says(dut):
+    bench = ReadBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.answer())
+
+    def changed(change):
+        """Spoil the third packet from here."""
+        count = 0
+
+        def spoil(beats):
+            nonlocal count
+            count += 1
+            return change(beats) if count == 3 else beats
+
+        return spoil
+
+    def with_header(beats, clear, bits):
+        return [{**beats[0], "header": beats[0]["header"] & ~clear | bits}, *beats[1:]]
+
+    def without_data(status):
+        return lambda beats: [
+            {**with_header(beats, 3 << 29 | 1023, status << 45)[0], "count": 0, "data": 0, "last": 1}
+        ]
+
+    for change, wanted in (
+        (without_data(1), CompletionStatus.UnsupportedRequest),
+        (without_data(2), CompletionStatus.ConfigurationRetry),
+        (without_data(4), CompletionStatus.CompleterAbort),
+        (without_data(0), CompletionStatus.Malformed),
+        (lambda beats: with_header(beats, 0, 1 << 14), CompletionStatus.Poisoned),
+        (lambda beats: with_header(beats, 1023, 0), CompletionStatus.Malformed),
+        (lambda beats: with_header(beats, 1023, 129), CompletionStatus.Malformed),
+    ):
+        bench.spoil = changed(change)
+        _, status = await bench.read(0, 0x101, 3000)
+        assert status == wanted, f"{status}, {wanted} expected"
+        bench.spoil = lambda beats: beats
+        await bench.good(1, 0x333, 700)
+
+
+@cocotb.test()
+async def fails_when_nothing_comes(dut):
+    bench = ReadBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.answer())
+    for lost in (1, 2, 5):
+        left = lost
+
+        def spoil(beats):
+            nonlocal left
+            left -= 1
+            return [] if left == 0 else beats
+
+        bench.spoil = spoil
+        started = bench.now()
+        _, status = await bench.read(0, 0x101, 3000)
+        assert status == CompletionStatus.Timeout
+        assert bench.now() - started >= TIMEOUT
+        bench.spoil = lambda beats: beats
+        await bench.good(1, 0x333, 700)
+
+
+@cocotb.test()
+async def fails_not_by_completions_of_no_one(dut):
+    bench = ReadBench(dut)
+    await bench.start()
+    unexpected = 0
+
+    async def count():
+        nonlocal unexpected
+        while True:
+            await RisingEdge(dut.clk)
+            await ReadOnly()
+            unexpected += int(dut.unexpected.value)
+
+    cocotb.start_soon(count())
+    await bench.cycles(1)
+    for tag in (0, 3, 31, 200):
+        await bench.send("completion", bench.completion(tag, 64, 40, 160, 0))
+    cocotb.start_soon(bench.answer())
+    await bench.good(0, 77, 2000)
+    assert unexpected == 4
+
+
+@cocotb.test()
+async def one_line_a_cycle(dut):
+    bench = ReadBench(dut)
+    if bench.stalled:
+        return
+    await bench.start()
+    # The last beat of a read to its line: 6 cycles.
+    cocotb.start_soon(bench.answer())
+    cocotb.start_soon(bench.send("reader0.request", [{"address": 0, "bytes": 64}]))
+    dut.reader0__line__ready.value = 1
+    while not (dut.completion__valid.value and dut.completion__ready.value):
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+    taken = bench.now()
+    while not dut.reader0__line__valid.value:
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+    assert bench.now() - taken == 6, f"{bench.now() - taken} cycles"
+    await RisingEdge(dut.clk)
+
+    # Requests: one every 2 cycles. Completions as fast as they are asked for: a line a cycle.
+    gaps, lines, last = [], [], None
+    cocotb.start_soon(bench.send("reader1.request", [{"address": 4, "bytes": 8192}]))
+    dut.reader1__line__ready.value = 1
+    while len(lines) < 128:
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+        if dut.request__valid.value and dut.request__ready.value:
+            gaps.append(bench.now() - last if last else 0)
+            last = bench.now()
+        if dut.reader1__line__valid.value:
+            lines.append(bench.now())
+    assert gaps[2:16] and max(gaps[2:14]) == 2, f"{gaps} cycles between requests"
+    assert lines[-1] - lines[0] <= 127 + 24, f"128 lines in {lines[-1] - lines[0] + 1} cycles"
+
+
+@cocotb.test()
+async def constructor_says_what_is_wrong(dut):
+    for wrong, text in (({"tags": 3}, "tags is 3"), ({"lines": 48}, "lines is 48"), ({"readers": 0}, "readers is 0"),
+                        ({"timeout": 1}, "timeout is 1")):
+        try:
+            ReadConfig(**wrong)
+        except ValueError as error:
+            assert text in str(error)
+        else:
+            raise AssertionError(f"{wrong} was accepted")
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5])
+async def guard_drops_what_a_reset_core_has_asked_for(dut, stall):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    asked = []
+
+    async def host():
+        """Each range gives as many lines as its address says."""
+        while True:
+            (request,) = await bench.receive("port.request", 1, stall)
+            asked.append(request.address)
+            await bench.cycles(bench.random.randrange(1, 30))
+            count = request.address & 15
+            await bench.send(
+                "port.line", [{"data": request.address, "last": n == count - 1} for n in range(count)], stall
+            )
+
+    cocotb.start_soon(host())
+    number = 0
+    for run in range(40):
+        dut.running.value = 1
+        ranges = [(number + n) << 4 | bench.random.randrange(1, 8) for n in range(bench.random.randrange(1, 4))]
+        number += len(ranges)
+        sender = cocotb.start_soon(
+            bench.send("core.request", [{"address": a, "bytes": 64 * (a & 15)} for a in ranges], stall)
+        )
+        if run % 2:
+            await bench.cycles(bench.random.randrange(1, 60))
+            sender.cancel()
+            dut.running.value = 0
+            dut.core__request__valid.value = 0
+            dut.core__line__ready.value = 0
+            await bench.cycles(bench.random.randrange(1, 10))
+            continue
+        wanted = [a for a in ranges for _ in range(a & 15)]
+        lines = await bench.within(3000, bench.receive("core.line", len(wanted), stall))
+        assert [line.data for line in lines] == wanted, f"run {run}"
+        dut.running.value = 0
+        await bench.cycles(2)

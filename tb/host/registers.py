@@ -1,0 +1,263 @@
+"""The register map: every row of the table, and the page that shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cocotb
+from cocotb.triggers import ReadOnly, RisingEdge
+
+import tessera.hw
+from tessera.hw.engine import EngineKind
+from tessera.hw.host.registers import (
+    ADDRESS,
+    BAR_BYTES,
+    IDENTIFICATION,
+    REGISTERS,
+    VERSION,
+    ChipParameters,
+    Refusal,
+    Registers,
+    register_table,
+)
+from tessera.tb.bench import Bench, Dut, pack
+
+CHIP = ChipParameters(engines=(EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Egress), memory_lines=1 << 22)
+
+DUTS = {"registers": Dut(lambda: Registers(CHIP))}
+
+PLAIN = {
+    "CONTROL": 0xFFFF,
+    "MSI_ADDRESS_LOW": 0xFFFF_FFFC,
+    "MSI_ADDRESS_HIGH": 0xFFFF_FFFF,
+    "MSI_DATA": 0xFFFF_FFFF,
+    "MSI_ENABLE": 1,
+    "SUBMIT_BASE_LOW": 0xFFFF_FFFF,
+    "SUBMIT_BASE_HIGH": 0xFFFF_FFFF,
+    "SUBMIT_SIZE": 0xFFFF_FFFF,
+    "COMPLETE_BASE_LOW": 0xFFFF_FFFF,
+    "COMPLETE_BASE_HIGH": 0xFFFF_FFFF,
+    "COMPLETE_SIZE": 0xFFFF_FFFF,
+    "WINDOW_INDEX": 0x3F,
+    "WINDOW_NODE": 0x33F,
+    "WINDOW_BASE": 0x3FFF_FFFF,
+    "COUNTER_SELECT": 0xFFFF,
+}
+"""Registers that give back what was written to them, and which bits they have."""
+
+
+class RegistersBench(Bench):
+    def __init__(self, dut):
+        super().__init__(dut, DUTS)
+
+    async def start(self):
+        await self.reset()
+        for name in ("counter_value", "unsupported", "unexpected", "failed", "submission_failed", "msi_unserved",
+                     "completion_full", "dma_idle"):
+            getattr(self.dut, name).value = 0
+        for ring in ("submission", "completion"):
+            for name in ("head", "tail", "enabled", "bad", "refused"):
+                getattr(self.dut, f"{ring}__{name}").value = 0
+
+    async def access(self, write, address, value=0):
+        sender = cocotb.start_soon(
+            self.send("port.request", [{"write": write, "address": address, "data": value}])
+        )
+        (data,) = await self.within(100, self.receive("port.response", 1), f"register {address:#x}")
+        await sender
+        return data
+
+    async def get(self, name):
+        return await self.access(0, ADDRESS[name])
+
+    async def put(self, name, value):
+        await self.access(1, ADDRESS[name], value)
+
+
+@cocotb.test()
+async def constants(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    for name, wanted in (("IDENTIFICATION", IDENTIFICATION), ("VERSION", VERSION), ("PARAMETERS", CHIP.word)):
+        await bench.put(name, 0xFFFF_FFFF)
+        assert await bench.get(name) == wanted
+    assert IDENTIFICATION.to_bytes(4, "little") == b"TESS"
+    assert CHIP.word == 0b10011 | 22 << 16 | 64 << 24
+
+
+@cocotb.test()
+async def what_is_written_is_read(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    values = dict.fromkeys(PLAIN, 0)
+    for _ in range(4 * len(PLAIN)):
+        name = bench.random.choice(list(PLAIN))
+        value = bench.random.getrandbits(32)
+        await bench.put(name, value)
+        values[name] = value & PLAIN[name]
+        for other, wanted in values.items():
+            assert await bench.get(other) == wanted, f"{other} after a write of {value:#x} to {name}"
+    assert dut.abort.value == values["CONTROL"] and dut.counter_select.value == values["COUNTER_SELECT"]
+    assert int(dut.submission__base.value) == values["SUBMIT_BASE_LOW"] | values["SUBMIT_BASE_HIGH"] << 32
+    assert int(dut.completion__base.value) == values["COMPLETE_BASE_LOW"] | values["COMPLETE_BASE_HIGH"] << 32
+    assert int(dut.msi.value) == (
+        values["MSI_ENABLE"] | (values["MSI_ADDRESS_LOW"] | values["MSI_ADDRESS_HIGH"] << 32) << 1
+        | values["MSI_DATA"] << 65
+    )
+
+
+@cocotb.test()
+async def what_is_not_there_is_counted(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    unknown = 0
+    for address in range(0, BAR_BYTES, 4):
+        value = await bench.access(0, address)
+        if address not in ADDRESS.values():
+            unknown += 1
+            assert value == 0
+            await bench.access(1, address, 0xFFFF_FFFF)
+            unknown += 1
+    assert await bench.get("BUS_UNSUPPORTED") == unknown
+    await bench.put("RESET_COUNTERS", 0)
+    assert await bench.get("BUS_UNSUPPORTED") == unknown
+    assert await bench.get("RESET_COUNTERS") == 0
+    await bench.put("RESET_COUNTERS", 1)
+    assert await bench.get("BUS_UNSUPPORTED") == 0
+
+
+@cocotb.test()
+async def inputs_are_read(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    for name, port in (
+        ("SUBMIT_HEAD", "submission__head"), ("SUBMIT_TAIL", "submission__tail"),
+        ("COMPLETE_HEAD", "completion__head"), ("COMPLETE_TAIL", "completion__tail"),
+    ):
+        value = bench.random.getrandbits(32)
+        getattr(dut, port).value = value
+        assert await bench.get(name) == value, name
+    dut.submission__tail.value = dut.submission__head.value
+    await bench.cycles(1)
+    bits = ["submission__enabled", "submission__bad", "submission_failed", None, "completion__enabled",
+            "completion__bad", "completion_full", "msi_unserved", "dma_idle"]
+    for n, name in enumerate(bits):
+        if name:
+            getattr(dut, name).value = 1
+            assert await bench.get("STATUS") == 1 << n | 1 << 3, name
+            getattr(dut, name).value = 0
+    dut.submission__tail.value = ~int(dut.submission__head.value) & 0xFFFF_FFFF
+    assert await bench.get("STATUS") == 0
+    for name, port in (
+        ("BUS_UNSUPPORTED", "unsupported"), ("BUS_UNEXPECTED", "unexpected"), ("BUS_FAILED", "failed"),
+        ("RING_REFUSED", "submission__refused"), ("RING_REFUSED", "completion__refused"),
+    ):
+        before = await bench.get(name)
+        getattr(dut, port).value = 1
+        await bench.cycles(5)
+        getattr(dut, port).value = 0
+        assert await bench.get(name) == before + 5, name
+    dut.counter_value.value = 0x0123_4567_89AB_CDEF
+    assert await bench.get("COUNTER_LOW") == 0x89AB_CDEF
+    dut.counter_value.value = 0
+    assert await bench.get("COUNTER_HIGH") == 0x0123_4567
+
+
+@cocotb.test()
+async def refusals_are_told(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    for n in range(5):
+        last = {"client": 7 + n, "id": n, "write": n & 1, "window": 40 + n, "offset": bench.random.getrandbits(26)}
+        await bench.send("refused", [last])
+        when = int(dut.cycle.value) - 1
+        assert await bench.get("REFUSED") == n + 1
+        who = await bench.get("REFUSED_WHO")
+        assert who == last["client"] | last["id"] << 5 | last["write"] << 8 | last["window"] << 16
+        assert await bench.get("REFUSED_WHERE") == last["offset"]
+        assert await bench.get("REFUSED_WHEN_LOW") == when and await bench.get("REFUSED_WHEN_HIGH") == 0
+    assert pack(Refusal, last)
+
+
+@cocotb.test()
+async def rings_hear_of_writes(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    seen = []
+
+    async def watch():
+        while True:
+            await RisingEdge(dut.clk)
+            await ReadOnly()
+            for ring in ("submission", "completion"):
+                for pulse, value in (("set", "size"), ("move", "index")):
+                    if getattr(dut, f"{ring}__{pulse}").value:
+                        seen.append((ring, pulse, int(getattr(dut, f"{ring}__{value}").value)))
+
+    cocotb.start_soon(watch())
+    await bench.put("SUBMIT_SIZE", 8)
+    await bench.put("SUBMIT_TAIL", 3)
+    await bench.put("COMPLETE_SIZE", 16)
+    await bench.put("COMPLETE_HEAD", 5)
+    await bench.put("SUBMIT_HEAD", 9)
+    await bench.cycles(3)
+    assert seen == [("submission", "set", 8), ("submission", "move", 3), ("completion", "set", 16),
+                    ("completion", "move", 5)]
+
+
+@cocotb.test()
+async def a_window_waits_to_be_taken(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    await bench.put("WINDOW_INDEX", 9)
+    await bench.put("WINDOW_NODE", 0x105)
+    await bench.put("WINDOW_BASE", 77)
+    writing = cocotb.start_soon(bench.put("WINDOW_LENGTH", 100))
+    await bench.cycles(40)
+    assert not writing.done(), "the write has ended before the table has taken the window"
+    (window,) = await bench.within(10, bench.receive("window", 1))
+    entry = window.window
+    assert (window.index, entry.node, entry.base, entry.length) == (9, 5, 77, 100)
+    assert (entry.rights.read, entry.rights.write) == (1, 0)
+    await writing
+    assert await bench.get("WINDOW_LENGTH") == 100
+
+
+@cocotb.test()
+async def an_access_takes_two_cycles(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    for write in (0, 1):
+        cocotb.start_soon(bench.send("port.request", [{"write": write, "address": ADDRESS["MSI_DATA"], "data": 3}]))
+        dut.port__response__ready.value = 1
+        await ReadOnly()
+        while not (dut.port__request__valid.value and dut.port__request__ready.value):
+            await RisingEdge(dut.clk)
+            await ReadOnly()
+        taken = bench.now()
+        while not dut.port__response__valid.value:
+            await RisingEdge(dut.clk)
+            await ReadOnly()
+        assert bench.now() - taken == 2
+        await bench.cycles(3)
+
+
+@cocotb.test()
+async def the_page_shows_the_table(dut):
+    page = Path(tessera.hw.__file__).parent.parent / "docs" / "host.md"
+    starts = ("| 0x", "| address", "|---|---|---|---|")
+    shown = [line for line in page.read_text().splitlines() if line.startswith(starts)]
+    assert shown == register_table(), "docs/host.md differs from REGISTERS: paste the lines of register_table()"
+    assert len(set(ADDRESS.values())) == len(REGISTERS)
+    assert all(register.address % 4 == 0 and register.address < BAR_BYTES for register in REGISTERS)
+
+
+@cocotb.test()
+async def constructor_says_what_is_wrong(dut):
+    for wrong, text in (({"memory_lines": 3}, "memory_lines is 3"), ({"windows": 65}, "windows is 65")):
+        try:
+            ChipParameters(**wrong)
+        except ValueError as error:
+            assert text in str(error)
+        else:
+            raise AssertionError(f"{wrong} was accepted")

@@ -1,0 +1,349 @@
+"""The rings: counts, room, wrap, restart, refusals, and the cycles they take."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cocotb
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from tessera.hw.host.descriptor import RECORD_BYTES
+from tessera.hw.host.registers import MsiSetup
+from tessera.hw.host.rings import MAXIMUM_ENTRIES, Completion, Submission
+from tessera.hw.host.tlp import CompletionStatus, PcieConfig, RequestHeader
+from tessera.tb.bench import Bench, Dut, pack
+
+ID = 0x0300
+
+DUTS = {
+    "submission": Dut(Submission, stalls=True, tests=r"submission|both"),
+    "completion": Dut(Completion, stalls=True, tests=r"completion|msi|both"),
+}
+
+BASE = 0x12_0000_0040
+
+
+class RingBench(Bench):
+    def __init__(self, dut):
+        super().__init__(dut, DUTS)
+
+    async def start(self):
+        await self.reset()
+        for name in ("base", "size", "set", "index", "move"):
+            getattr(self.dut, f"control__{name}").value = 0
+        self.refused = 0
+        cocotb.start_soon(self._count())
+
+    async def _count(self):
+        while True:
+            await ReadOnly()
+            self.refused += int(self.dut.control__refused.value)
+            await RisingEdge(self.dut.clk)
+
+    async def set(self, size, base=BASE):
+        self.dut.control__base.value, self.dut.control__size.value = base, size
+        await self._pulse(self.dut.control__set)
+
+    async def move(self, index):
+        self.dut.control__index.value = index & 0xFFFF_FFFF
+        await self._pulse(self.dut.control__move)
+
+    async def _pulse(self, signal):
+        signal.value = 1
+        await self.cycles(1)
+        signal.value = 0
+        await self.cycles(1)
+
+    def state(self, *names):
+        return tuple(int(getattr(self.dut, f"control__{name}").value) for name in names)
+
+
+@cocotb.test()
+async def both_refuse_nonsense(dut):
+    bench = RingBench(dut)
+    await bench.start()
+    for size, base, enabled, bad in (
+        (0, BASE, 0, 0), (1, BASE, 1, 0), (3, BASE, 0, 1), (MAXIMUM_ENTRIES, BASE, 1, 0),
+        (2 * MAXIMUM_ENTRIES, BASE, 0, 1), (1 << 31, BASE, 0, 1), (0xFFFF_FFFF, BASE, 0, 1), (8, BASE + 32, 0, 1),
+        (8, BASE + 1, 0, 1),
+    ):
+        await bench.set(size, base)
+        assert bench.state("enabled", "bad", "head", "tail") == (enabled, bad, 0, 0), f"size {size} base {base:#x}"
+        before = bench.refused
+        await bench.move(size + 1)
+        assert bench.refused == before + 1
+        await bench.move(-1)
+        assert bench.refused == before + 2
+        assert bench.state("head", "tail") == (0, 0)
+
+
+class SubmissionBench(RingBench):
+    """With a host memory whose descriptors say their address, and a turn of the ring."""
+
+    async def start(self):
+        await super().start()
+        self.salt, self.fail, self.asked = 0, set(), 0
+
+    async def host(self, stall):
+        while True:
+            (request,) = await self.receive("read.request", 1, stall)
+            assert request.bytes == RECORD_BYTES
+            self.asked += 1
+            status = CompletionStatus.CompleterAbort if request.address in self.fail else CompletionStatus.Successful
+            line = {"data": request.address ^ self.salt, "last": 1, "status": status}
+            await self.send("read.line", [line], stall)
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5], size=[1, 8, 64])
+async def submission_hands_out_in_order(dut, stall, size):
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.host(stall))
+    await bench.set(size)
+    total = 3 * size + 5
+    collector = cocotb.start_soon(bench.receive("o", total, stall))
+    tail = 0
+    while tail < total:
+        head = bench.state("head")[0]
+        step = min(head + size, total) - tail
+        if step:
+            tail += bench.random.randint(1, step)
+            await bench.move(tail)
+        else:
+            await bench.cycles(3)
+    got = await bench.within(20000, collector)
+    assert [int(item.as_bits()) for item in got] == [BASE + 64 * (n % size) for n in range(total)]
+    assert bench.refused == 0 and bench.state("head", "tail") == (total, total)
+
+
+@cocotb.test()
+async def submission_refuses_a_doorbell_out_of_range(dut):
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.host(0))
+    await bench.set(4)
+    await bench.move(5)
+    assert bench.refused == 1 and bench.asked == 0
+    await bench.move(4)
+    await bench.within(200, bench.receive("o", 4))
+    await bench.move(3)
+    await bench.move(9)
+    assert bench.refused == 3 and bench.state("tail") == (4,)
+    await bench.move(8)
+    await bench.within(200, bench.receive("o", 4))
+    assert bench.asked == 8
+
+
+@cocotb.test()
+async def submission_reads_no_more_than_it_has_room_for(dut):
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.host(0))
+    await bench.set(64)
+    await bench.move(64)
+    await bench.cycles(500)
+    assert bench.asked == 17, "16 in the queue and one offered"
+    await bench.within(2000, bench.receive("o", 64))
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5])
+async def submission_stops_at_a_failed_read(dut, stall):
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.host(stall))
+    await bench.set(8)
+    bench.fail = {BASE + 64 * 3}
+    await bench.move(8)
+    got = await bench.within(1000, bench.receive("o", 3, stall))
+    await bench.cycles(300)
+    assert [int(item.as_bits()) for item in got] == [BASE + 64 * n for n in range(3)]
+    assert dut.failed.value == 1 and dut.o__valid.value == 0 and bench.state("head") == (3,)
+    bench.fail = set()
+    await bench.set(8)
+    assert dut.failed.value == 0
+    await bench.move(8)
+    got = await bench.within(1000, bench.receive("o", 8, stall))
+    assert [int(item.as_bits()) for item in got] == [BASE + 64 * n for n in range(8)]
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5])
+async def submission_is_set_anew_at_any_time(dut, stall):
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.host(stall))
+    for n in range(20):
+        base = 0x1000 * (n + 1)
+        await bench.set(16, base)
+        # What was offered before may still come.
+        offered = int(dut.o__valid.value)
+        old = int(dut.o__payload.value) if offered else None
+        await bench.move(16)
+        await bench.cycles(bench.random.randrange(1, 120))
+        if n % 3 == 0:
+            got = [int(item.as_bits()) for item in await bench.within(2000, bench.receive("o", 16 + offered, stall))]
+            wanted = [base + 64 * k for k in range(16)]
+            assert got == ([old] if offered else []) + wanted, f"run {n}"
+
+
+@cocotb.test()
+async def submission_takes_its_cycles(dut):
+    bench = SubmissionBench(dut)
+    if bench.stalled:
+        return
+    await bench.start()
+    await bench.set(16)
+    dut.read__request__ready.value = 1
+    asked = []
+    mover = cocotb.start_soon(bench.move(8))
+    while len(asked) < 8:
+        await ReadOnly()
+        if dut.read__request__valid.value:
+            asked.append(bench.now())
+        await RisingEdge(dut.clk)
+    await mover
+    assert {b - a for a, b in pairwise(asked)} == {2}
+    cocotb.start_soon(bench.send("read.line", [{"data": 5, "last": 1}]))
+    await ReadOnly()
+    while not dut.read__line__valid.value:
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+    came = bench.now()
+    while not dut.o__valid.value:
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+    assert bench.now() - came == 3
+
+
+class CompletionBench(RingBench):
+    """With a host memory that takes the writes."""
+
+    async def start(self, msi=True, stall=0.0):
+        await super().start()
+        self.memory, self.msis, self.order = {}, [], []
+        self.dut.config.value = pack(PcieConfig, {"id": ID, "bus_master": 1})
+        self.dut.msi.value = pack(MsiSetup, {"enable": msi, "address": 0xFEE0_0004, "data": 99})
+        cocotb.start_soon(self._take(stall))
+
+    async def _take(self, stall):
+        while True:
+            (beat,) = await self.receive("packet", 1, stall)
+            header = RequestHeader.from_bits(beat.header)
+            address = header.dw2 << 32 | header.dw3 if header.start.fmt.value & 1 else header.dw2
+            assert beat.first and beat.last and header.requester == ID and header.start.fmt.value & 2
+            assert beat.count == header.start.length
+            if address == 0xFEE0_0004:
+                assert (beat.count, header.first_be, header.last_be) == (1, 15, 0)
+                self.msis.append(beat.data & 0xFFFF_FFFF)
+                self.order.append("msi")
+            else:
+                assert (beat.count, header.first_be, header.last_be) == (16, 15, 15)
+                self.memory[address] = beat.data
+                self.order.append(beat.data & 0xFFFF_FFFF)
+
+
+def records(tags):
+    return [{"tag": tag, "where": ~tag & 0xFFFF_FFFF, "sequence": 0x5555_5555} for tag in tags]
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5], size=[1, 4, 16])
+async def completion_fills_the_ring(dut, stall, size):
+    bench = CompletionBench(dut)
+    await bench.start(stall=stall)
+    await bench.set(size)
+    total = 4 * size + 3
+    cocotb.start_soon(bench.send("i", records(range(total)), stall))
+    head = 0
+    while head < total:
+        await bench.cycles(bench.random.randrange(1, 40))
+        tail = bench.state("tail")[0]
+        assert head <= tail <= head + size
+        for n in range(head, tail):
+            line = bench.memory[BASE + 64 * (n % size)]
+            assert line & 0xFFFF_FFFF == n and line >> 32 & 0xFFFF == n, f"record {n}"
+        if tail == head + size:
+            await ReadOnly()
+            assert dut.full.value == 1
+            await RisingEdge(dut.clk)
+        if tail > head:
+            head += bench.random.randint(1, tail - head)
+            await bench.move(head)
+    await bench.cycles(100)
+    assert bench.state("head", "tail") == (total, total) and bench.refused == 0
+
+
+@cocotb.test()
+async def completion_waits_for_a_ring(dut):
+    bench = CompletionBench(dut)
+    await bench.start()
+    sender = cocotb.start_soon(bench.send("i", records(range(3))))
+    await bench.cycles(100)
+    assert not bench.order and not sender.done()
+    await bench.set(8)
+    await bench.within(100, sender)
+    await bench.cycles(10)
+    # Setting it anew starts the counts from 0.
+    await bench.set(8, BASE + 0x1000)
+    await bench.send("i", records([7]))
+    await bench.cycles(20)
+    assert bench.memory[BASE + 0x1000] & 0xFFFF_FFFF == 0 and bench.state("tail") == (1,)
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.6])
+async def msi_comes_once_for_a_batch(dut, stall):
+    bench = CompletionBench(dut)
+    await bench.start(stall=stall)
+    await bench.set(16)
+    await bench.send("i", records(range(5)))
+    await bench.cycles(100)
+    assert bench.order == [0, "msi", 1, 2, 3, 4]
+    assert dut.unserved.value == 1
+    await bench.move(3)
+    await bench.cycles(40)
+    assert bench.order == [0, "msi", 1, 2, 3, 4, "msi"], "two records were left"
+    await bench.move(5)
+    await bench.cycles(40)
+    assert len(bench.msis) == 2 and dut.unserved.value == 0
+    await bench.send("i", records([5]))
+    await bench.cycles(40)
+    assert bench.order[-2:] == [5, "msi"] and set(bench.msis) == {99}
+    # A head out of range serves nothing.
+    await bench.move(4)
+    await bench.move(7)
+    assert bench.refused == 2 and dut.unserved.value == 1
+
+
+@cocotb.test()
+async def msi_is_not_sent_when_disabled(dut):
+    bench = CompletionBench(dut)
+    await bench.start(msi=False)
+    await bench.set(16)
+    await bench.send("i", records(range(5)))
+    await bench.cycles(60)
+    assert not bench.msis
+    dut.msi.value = pack(MsiSetup, {"enable": 1, "address": 0xFEE0_0004, "data": 98})
+    await bench.cycles(20)
+    assert bench.msis == [98]
+
+
+@cocotb.test()
+async def completion_takes_its_cycles(dut):
+    bench = CompletionBench(dut)
+    if bench.stalled:
+        return
+    await bench.start(msi=False)
+    await bench.set(64)
+    taken, left = [], []
+    cocotb.start_soon(bench.send("i", records(range(10))))
+    while len(left) < 10:
+        await ReadOnly()
+        if dut.i__valid.value and dut.i__ready.value:
+            taken.append(bench.now())
+        if dut.packet__valid.value and dut.packet__ready.value:
+            left.append(bench.now())
+        await RisingEdge(dut.clk)
+    assert {b - a for a, b in zip(taken, left)} == {1} and {b - a for a, b in pairwise(left)} == {2}

@@ -1,0 +1,215 @@
+"""Testbench of hw/memory/ddr_schedule.py: choices and cycles; the rules themselves are the checker's to judge."""
+
+from itertools import pairwise
+
+import cocotb
+from amaranth.lib import data
+from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
+
+from tessera.hw.config import ddr4_2400r, ddr4_3200aa
+from tessera.hw.memory.ddr_queues import head_shape
+from tessera.hw.memory.ddr_schedule import Gaps, Scheduler
+from tessera.hw.memory.dram import BANKS, SLOTS, Command, DramCommand
+from tessera.hw.memory.port import Op
+from tessera.tb.bench import Bench, Dut, pack, unpack
+
+TAGS = 128
+CONFIGS = {"ddr4_3200aa": ddr4_3200aa, "ddr4_2400r": ddr4_2400r}
+DUTS = {name: Dut(lambda make=make: Scheduler(make(), TAGS)) for name, make in CONFIGS.items()}
+
+# Worked out by hand from JESD79-4's tables.
+GAPS = {
+    "ddr4_3200aa": {
+        **{"read": 2, "write": 0, "activate": 3, "precharge": 1, "activate_read": 6, "activate_write": 7},
+        **{"precharge_activate": 5, "precharge_refresh": 6, "activate_precharge": 14, "read_precharge": 4},
+        **{"write_precharge": 11, "activate_activate": 1, "activate_activate_group": 2, "four_activates": 9},
+        **{"access_access": 1, "access_access_group": 2, "write_read": 6, "write_read_group": 8, "read_write": 4},
+        **{"refresh": 140, "interval": 3120, "read_data": 6, "write_data": 4},
+    },
+    "ddr4_2400r": {
+        **{"read": 0, "write": 0, "activate": 2, "precharge": 1, "activate_read": 5, "activate_write": 5},
+        **{"precharge_activate": 4, "precharge_refresh": 4, "activate_precharge": 10, "read_precharge": 2},
+        **{"write_precharge": 9, "activate_activate": 1, "activate_activate_group": 2, "four_activates": 7},
+        **{"access_access": 1, "access_access_group": 2, "write_read": 5, "write_read_group": 7, "read_write": 3},
+        **{"refresh": 105, "interval": 2340, "read_data": 4, "write_data": 3},
+    },
+}
+
+
+class Player:
+    """Shows heads to the scheduler and notes its commands as (cycle, command, bank, row or column)."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.gaps = GAPS[bench.name]
+        self.cycle = 0
+        self.commands = []
+        self.pops = []
+        for b in range(BANKS):
+            self.hide(b)
+        self.ages(range(BANKS))
+
+    def hide(self, bank):
+        self.bench.port(f"heads__{bank}").value = 0
+
+    def show(self, bank, op=Op.Read, row=0, column=0):
+        fields = {"valid": 1, "access": {"op": op, "row": row, "column": column, "tag": bank}}
+        self.bench.port(f"heads__{bank}").value = pack(head_shape(TAGS), fields)
+
+    def ages(self, oldest_first):
+        rank = {bank: n for n, bank in enumerate(oldest_first)}
+        for b in range(BANKS):
+            self.bench.port(f"older__{b}").value = sum(1 << j for j in range(BANKS) if rank[b] < rank[j])
+
+    async def step(self, count=1, popped=None):
+        """`count` cycles; `popped(bank)` is called for each pop, and by default hides the head."""
+        bench = self.bench
+        for _ in range(count):
+            await ReadOnly()
+            slots = unpack(data.ArrayLayout(DramCommand, SLOTS), bench.get("command"))
+            for k, slot in enumerate(slots):
+                if slot.command != Command.Nop:
+                    where = slot.row if slot.command == Command.Activate else slot.column
+                    self.commands.append((self.cycle, slot.command, slot.bank, where, k))
+            pop = bench.get("pop_bank") if bench.get("pop") else None
+            await RisingEdge(bench.dut.clk)
+            await FallingEdge(bench.dut.clk)
+            if pop is not None:
+                self.pops.append((self.cycle, pop))
+                (popped or self.hide)(pop)
+            self.cycle += 1
+
+    def seen(self, *kinds):
+        """The commands of these kinds, as (cycle, bank)."""
+        return [(cycle, bank) for cycle, command, bank, _, _ in self.commands if command in kinds]
+
+
+async def start(dut):
+    bench = Bench(dut, DUTS)
+    player = Player(bench)
+    await bench.reset()
+    await FallingEdge(dut.clk)
+    return bench, player
+
+
+@cocotb.test()
+async def gaps_are_the_tables(dut):
+    bench = Bench(dut, DUTS)
+    gaps = Gaps(CONFIGS[bench.name]())
+    for name, value in GAPS[bench.name].items():
+        assert getattr(gaps, name) == value, f"{name} is {getattr(gaps, name)}, {value} expected"
+
+
+@cocotb.test()
+@cocotb.parametrize(op=[Op.Read, Op.Write])
+async def one_bank(dut, op):
+    """Closed, open and conflicting rows: the docstring's cycles, each command in its slot."""
+    _, player = await start(dut)
+    gaps = player.gaps
+    access, slot = (Command.Read, gaps["read"]) if op == Op.Read else (Command.Write, gaps["write"])
+    opens = gaps["activate_read"] if op == Op.Read else gaps["activate_write"]
+    first = player.cycle
+    player.show(5, op, row=77, column=9)
+    await player.step(40)
+    assert player.commands == [
+        (first + 1, Command.Activate, 5, 77, gaps["activate"]),
+        (first + 1 + opens, access, 5, 9, slot),
+    ]
+    player.commands.clear()
+    second = player.cycle
+    player.show(5, op, row=77, column=10)
+    await player.step(40)
+    assert player.commands == [(second + 1, access, 5, 10, slot)]
+    player.commands.clear()
+    third = player.cycle
+    player.show(5, op, row=78, column=11)
+    await player.step(40)
+    assert [entry[:3] for entry in player.commands] == [
+        (third + 1, Command.Precharge, 5),
+        (third + 1 + gaps["precharge_activate"], Command.Activate, 5),
+        (third + 1 + gaps["precharge_activate"] + opens, access, 5),
+    ]
+
+
+@cocotb.test()
+async def the_oldest_first(dut):
+    bench, player = await start(dut)
+    for _ in range(20):
+        banks = [4 * bench.random.randrange(4) + group for group in range(4)]
+        bench.random.shuffle(banks)
+        player.ages([*banks, *(b for b in range(BANKS) if b not in banks)])
+        player.commands.clear()
+        row = bench.random.randrange(2**18)
+        for bank in banks:
+            player.show(bank, row=row)
+        await player.step(60)
+        assert [bank for _, bank in player.seen(Command.Activate)] == banks
+        assert [bank for _, bank in player.seen(Command.Read)] == banks
+        # All rows are open now: accesses follow in consecutive cycles.
+        bench.random.shuffle(banks)
+        player.ages([*banks, *(b for b in range(BANKS) if b not in banks)])
+        player.commands.clear()
+        for bank in banks:
+            player.show(bank, row=row)
+        began = player.cycle
+        await player.step(20)
+        assert player.seen(Command.Read) == [(began + 1 + n, bank) for n, bank in enumerate(banks)]
+
+
+@cocotb.test()
+async def directions_take_turns(dut):
+    """With reads and writes always at hand, each direction lasts for the patience and its turnaround."""
+    _, player = await start(dut)
+    kinds = {bank: Op.Read if bank < 4 else Op.Write for bank in range(8)}
+    for bank, op in kinds.items():
+        player.show(bank, op, row=1)
+    await player.step(600, popped=lambda bank: None)
+    accesses = [(cycle, bank < 4) for cycle, bank in player.seen(Command.Read, Command.Write)]
+    turns = [n for n in range(1, len(accesses)) if accesses[n][1] != accesses[n - 1][1]]
+    assert len(turns) > 10
+    for n in turns[1:]:
+        rest = accesses[n][0] - accesses[n - 1][0]
+        if accesses[n][1]:
+            expected = (player.gaps["write_read"], player.gaps["write_read_group"])
+        else:
+            expected = (player.gaps["read_write"],)
+        assert rest in expected, f"turn at {accesses[n][0]} after {rest} cycles"
+    lengths = {accesses[b][0] - accesses[a][0] for a, b in pairwise(turns[1:])}
+    assert max(lengths) <= Scheduler.PATIENCE + player.gaps["write_read_group"] + 2, lengths
+    # With reads alone there is no turn.
+    for bank in range(4, 8):
+        player.hide(bank)
+    await player.step(60, popped=lambda bank: None)
+    player.commands.clear()
+    await player.step(200, popped=lambda bank: None)
+    assert len(player.seen(Command.Read)) == 200
+
+
+@cocotb.test()
+async def refreshes(dut):
+    _, player = await start(dut)
+    gaps = player.gaps
+    interval = gaps["interval"]
+    await player.step(4 * interval)
+    idle = player.seen(Command.Refresh)
+    assert len(idle) == 3 or len(idle) == 4
+    assert all(b - a == interval for (a, _), (b, _) in pairwise(idle))
+    # Under load they are put off, but never by more than `postpone`, and the average is kept.
+    for bank in range(4):
+        player.show(bank, row=3)
+    player.commands.clear()
+    began = player.cycle
+    await player.step(12 * interval, popped=lambda bank: None)
+    busy = player.seen(Command.Refresh)
+    postpone = CONFIGS[player.bench.name]().postpone
+    assert began + (postpone - 1) * interval < busy[0][0] < began + (postpone + 2) * interval
+    # 600 cycles are more than a row, a refresh and the patience take.
+    assert all(abs(b - a - interval) < 600 for (a, _), (b, _) in pairwise(busy)), busy
+    assert len(busy) >= 12 - postpone - 1
+    assert len(player.seen(Command.PrechargeAll)) == len(busy)
+    # What was put off is made up for when nothing waits.
+    for bank in range(4):
+        player.hide(bank)
+    player.commands.clear()
+    await player.step(Scheduler.REST + (postpone + 2) * (gaps["refresh"] + 10))
+    assert postpone <= len(player.seen(Command.Refresh)) <= postpone + 1

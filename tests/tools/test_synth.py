@@ -1,0 +1,49 @@
+"""Every block through Yosys: what it takes is what the baseline says, neither more nor less."""
+
+from dataclasses import asdict
+
+import pytest
+
+from tessera.sim import measure, synth
+
+BASELINE = measure.baseline()["synth"]
+AGAIN = "if that is right: make bench ACCEPT=1"
+
+
+@pytest.mark.parametrize("name", list(synth.BLOCKS))
+def test_counts_are_the_baselines(name):
+    assert name in BASELINE, f"{name} is not in baseline.json; {AGAIN}"
+    counts, _ = synth.count(synth.BLOCKS[name])
+    expected = {key: BASELINE[name][key] for key in asdict(counts)}
+    assert asdict(counts) == expected, f"{name} changed; {AGAIN}"
+
+
+@pytest.mark.parametrize("name", [name for name, block in synth.BLOCKS.items() if block.place])
+def test_the_speed_in_the_baseline_is_of_this_netlist_and_enough(name):
+    row = BASELINE[name]
+    assert row["netlist"] == synth.netlist(synth.BLOCKS[name])[1], f"{name} changed since it was placed; {AGAIN}"
+    assert row["fmax"] >= synth.MEGAHERTZ
+    assert row["path"], "no source line of the slowest path is known"
+
+
+def test_the_baseline_has_no_other_block():
+    assert set(BASELINE) <= set(synth.BLOCKS)
+
+
+def test_a_moved_line_keeps_its_hash():
+    text = 'attribute \\src "hw/a.py:1"\ncell $add $1\n'
+    assert synth.without_sources(text) == synth.without_sources(text.replace(":1", ":12"))
+    assert synth.without_sources(text) != synth.without_sources(text.replace("$add", "$sub"))
+
+
+def test_the_harness_keeps_every_bit_of_the_block(tmp_path, monkeypatch):
+    """An arbiter in the harness takes the LUTs and flip-flops it takes alone, and no less."""
+    monkeypatch.setenv("TESSERA_BUILD", str(tmp_path))
+    block = synth.Block("arbiter", "lib.arbiter", lambda module: module.RoundRobin(16, 4))
+    alone, key = synth.count(block)
+    text, harnessed = synth.netlist(block, harness=True)
+    assert key != harnessed
+    cells = synth.cells(text, harnessed)
+    ports = 4 * (16 + 1) + 1 + 4 + 16 + 1
+    assert cells["TRELLIS_FF"] >= alone.ff + ports
+    assert cells["LUT4"] >= alone.lut
