@@ -155,7 +155,7 @@ class Bench:
 
     def get(self, path: str) -> int:
         """Value of a member that is no stream, as an unsigned number."""
-        return self.port(path).value.to_unsigned()
+        return int(self.port(path).value)
 
     async def reset(self, cycles: int = 4) -> None:
         """Start the clock if it is not running, hold reset for some cycles, and clear all stream inputs."""

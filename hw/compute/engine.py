@@ -253,9 +253,9 @@ class Compute(wiring.Component):
     A new stage is a component with a row stream in and out (``hw/compute/stream.py``), a bit in ``bypass``, and its
     own part of the parameters.
 
-    Cycles from task to done, besides the memory's latency to the first tile and after the last: at most those of
-    :class:`Scaler` for each plane, 8 for each row of a tile that the source has more than that, and 60. With 20 cycles
-    of latency: 0.5 or less per pixel of the larger of source and target from 128x96 on, whatever the format.
+    Cycles from task to done, if the memory takes a request at once: at most those of :class:`Scaler` for all planes,
+    5 times the memory's latency, and 50. With 20 cycles of latency that is 0.20 per pixel of the larger of source and
+    target for 4:2:0 at 352x288, 0.40 for 4:4:4, and below 0.5 from 128x96 on whatever the format.
 
     Bad input: parameters that make no sense end the task as ``BadTask`` with a :class:`ComputeParameter`, and a target
     slot with too little room as ``TargetTooSmall`` with the lines needed, before anything is read or written. What the

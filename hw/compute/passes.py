@@ -83,7 +83,7 @@ class _Lanes(wiring.Component):
             for k, product in enumerate(products):
                 m.d.sync += product.eq((operands[k][lane] * step1.weights[k]) >> PRODUCT_SHIFT)
                 clear = step2.fresh | (step2.give & (step2.slot == k))
-                m.d.comb += self.new[k][lane].eq(Mux(step2.take, product, 0) + Mux(clear, 0, self.old[k][lane]))
+                m.d.comb += self.new[k][lane].eq(product + Mux(clear, 0, self.old[k][lane]))
 
             low = Signal(signed(_PRODUCT.width + 1), name=f"low_{lane}")
             high = Signal(signed(_PRODUCT.width + 1), name=f"high_{lane}")
@@ -259,7 +259,13 @@ class Down(wiring.Component):
                 kept = read.data[lane][: SAMPLE.width].as_signed()
                 m.d.comb += [
                     lanes.operands[k][lane].eq(Mux(~now.grow | replaced, taken[lane], kept)),
-                    write.data[lane].eq(Mux(lanes.store, lanes.new[k][lane], taken[lane])),
+                    # The upper bits of a slot that holds a sample are never looked at.
+                    write.data[lane].eq(
+                        Cat(
+                            Mux(lanes.store, lanes.new[k][lane], taken[lane])[: SAMPLE.width],
+                            lanes.new[k][lane][SAMPLE.width :],
+                        )
+                    ),
                 ]
 
         m.d.comb += [

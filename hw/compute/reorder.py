@@ -157,7 +157,7 @@ class Ring(wiring.Component):
     tiles: a tile's first row is offered two cycles after its last one was taken, at the earliest, and rows below the
     plane repeat the plane's last.
 
-    Memory: 16 x ``groups`` words of 8 samples of 14 bits; 28 block RAMs of 18 kbit for 256 groups.
+    Memory: 16 x ``groups`` words of 8 samples of 14 bits; 26 block RAMs of 18 kbit for 256 groups.
 
     Parameters
     ----------

@@ -102,8 +102,8 @@ class Scaler(wiring.Component):
     That is 0.20 cycles per pixel of the larger of source and target for 4:2:0, and 0.42 for 4:4:4 of the target's size,
     at 352x288.
 
-    Memory, for 2048 samples across: two rings of 28 and 24 block RAMs of 18 kbit. 80 multipliers: 8 lanes of 4 weights
-    and 1 reciprocal in each pass.
+    Memory, for 2048 samples across: two rings of 26 block RAMs of 18 kbit and 24 for sums. 80 multipliers: for each of
+    8 lanes 4 for weights and 1 for reciprocals, in each pass.
 
     Bad input: sizes of 0, wider than `max_width`, or ratios beyond 1/8 to 8 are for the engine to refuse.
 

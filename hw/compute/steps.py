@@ -49,6 +49,7 @@ class Step(data.Struct):
     """Shrinking: clear all slots before ``take``."""
     slot: 2
     weights: data.ArrayLayout(WEIGHT, 4)
+    """All 0 when shrinking without ``take``."""
     reciprocal: _RECIPROCAL
     """Shrinking, with ``give``: what normalizes, in 2**-14, after ``shift``."""
     shift: 3

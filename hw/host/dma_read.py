@@ -492,7 +492,7 @@ class ReadGuard(wiring.Component):
     """Stands between a core that may be reset at any time and its :class:`DmaReadPort`.
 
     While ``running`` is low it takes nothing from the core and drops the lines that are still under way; requests of
-    the next run pass when all of these have come. Adds one cycle to requests and none to lines.
+    the next run pass when all of these have come.
 
     Members
     -------

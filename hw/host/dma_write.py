@@ -257,7 +257,7 @@ class WriteGuard(wiring.Component):
     """Stands between a core that may be reset at any time and its :class:`DmaWritePort`.
 
     When ``running`` falls within a range, the rest of its lines go out as void. Requests of the next run pass when that
-    range is done. Adds one cycle to requests and lines.
+    range is done.
 
     Members
     -------

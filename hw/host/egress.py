@@ -117,7 +117,7 @@ class Egress(wiring.Component):
     Ends as ``TargetTooSmall`` with the lines needed when the bytes do not fit ``capacity``, as ``BadTask`` with 2 when
     they do not fit the source slot's own lines; nothing is written then.
 
-    Throughput is 32 bytes per cycle or more from 16 KiB on, with a memory latency of at most 100 cycles.
+    Throughput is 32 bytes per cycle or more from 32 KiB on, with a memory latency of at most 100 cycles.
 
     Members
     -------

@@ -122,7 +122,7 @@ class Ingest(wiring.Component):
     :class:`CompletionStatus` of the read that failed.
 
     Throughput is 32 bytes per cycle or more from 16 KiB on, as long as the host answers within 100 cycles and the
-    memory takes a line every second cycle.
+    memory takes a line every cycle.
 
     Members
     -------

@@ -78,7 +78,7 @@ class Receiver(wiring.Component):
 
     A poisoned request is treated as one that is not supported. Requests are answered in order.
 
-    Completions are taken one beat a cycle; a register access takes 5 cycles.
+    Completions are taken one beat a cycle. A register's completion is offered 5 cycles after its request was taken.
 
     Members
     -------
@@ -337,7 +337,7 @@ class HostConfig:
 class HostPort(wiring.Component):
     """PCIe at the transaction layer on one side; descriptors, done records, windows and DMA on the other.
 
-    The DMA moves at least 32 bytes per cycle in each direction in transfers of 4 KiB and more, as long as the host
+    The DMA moves at least 32 bytes per cycle in each direction in transfers of 16 KiB and more, as long as the host
     answers reads within 100 cycles.
 
     Parameters

@@ -73,8 +73,8 @@ class HostModel(wiring.Component):
     counted in ``dropped``. What comes from the chip takes effect in its order: after an MSI, all that was written
     before it is in memory.
 
-    A beat a cycle either way, but that a beat that does not fill a line takes up to 4 cycles to write. A read's first
-    completion comes 6 cycles after its request, plus the knob's latency.
+    A beat a cycle either way, but a beat that does not fill a line takes up to 5 cycles to write. A read waits for the
+    knob's latency and a few cycles.
 
     Parameters
     ----------

@@ -29,9 +29,9 @@ def steps_for(bench, steps):
     for step in steps:
         garbage = {"slot": bench.random.randrange(4), "reciprocal": bench.random.getrandbits(17)}
         weights = {"weights": [bench.random.randrange(-1 << 17, 1 << 17) for _ in range(4)]}
-        if not step["grow"] and not step["take"]:
-            garbage |= weights
-        elif step["grow"] and not step["give"]:
+        if not step["take"]:
+            garbage["weights"] = [0] * 4
+        if step["grow"] and not step["give"]:
             garbage |= weights
         filled.append({**garbage, **step})
     return filled

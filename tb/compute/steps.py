@@ -110,6 +110,8 @@ def check(name, found, expected):
             actual = [actual[k] for k in range(4)]
             if not relevant:
                 continue
+        elif field == "give" and value and not expected["grow"] and not expected["take"]:
+            assert not any(found.weights[k] for k in range(4)), f"{name}: weights without a sample"
         assert actual == value, f"{name}: {field} {value} expected, {actual} found"
 
 

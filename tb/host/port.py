@@ -282,6 +282,25 @@ async def registers(dut, wide, stall):
 
 
 @cocotb.test()
+async def a_register_is_answered_after_5_cycles(dut):
+    bench = PortBench(dut)
+    if bench.stalled:
+        return
+    await bench.start()
+    reading = cocotb.start_soon(bench.get("IDENTIFICATION"))
+    await ReadOnly()
+    while not (dut.pcie__from_host__valid.value and dut.pcie__from_host__ready.value):
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+    taken = bench.now()
+    while not dut.pcie__to_host__valid.value:
+        await RisingEdge(dut.clk)
+        await ReadOnly()
+    assert bench.now() - taken == 5
+    await reading
+
+
+@cocotb.test()
 async def windows_are_set_by_their_length(dut):
     bench = PortBench(dut)
     await bench.start(stall=0.3)

@@ -170,7 +170,7 @@ async def refusals_are_told(dut):
     for n in range(5):
         last = {"client": 7 + n, "id": n, "write": n & 1, "window": 40 + n, "offset": bench.random.getrandbits(26)}
         await bench.send("refused", [last])
-        when = int(dut.cycle.value) - 1
+        when = int(dut.cycle.value)
         assert await bench.get("REFUSED") == n + 1
         who = await bench.get("REFUSED_WHO")
         assert who == last["client"] | last["id"] << 5 | last["write"] << 8 | last["window"] << 16

@@ -123,7 +123,7 @@ DUTS = {
     "ddr4_2400r": Dut(lambda: Memory(ddr4_2400r()), tests=rf"^(?!.*{UNDER_LOAD})"),
     "ddr4_3200aa_load": Dut(lambda: Loaded(ddr4_3200aa()), tests=UNDER_LOAD),
     "ddr4_2400r_load": Dut(lambda: Loaded(ddr4_2400r()), tests=UNDER_LOAD),
-    "ddr4_3200aa_one_id": Dut(lambda: Loaded(ddr4_3200aa(), ids=1), tests=UNDER_LOAD),
+    "ddr4_3200aa_one_id": Dut(lambda: Loaded(ddr4_3200aa(), ids=1), tests=UNDER_LOAD + ".*(Linear|Fetches)$"),
 }
 
 
@@ -251,12 +251,11 @@ async def latency(bench, request):
     await RisingEdge(clk)
     bench.port("port.request.valid").value = 0
     cycles = 1
+    await FallingEdge(clk)
     while not valid.value:
-        await RisingEdge(clk)
-        await ReadOnly()
+        await FallingEdge(clk)
         cycles += 1
         assert cycles < 100
-        await FallingEdge(clk)
     await bench.cycles(60)
     return cycles
 
@@ -271,10 +270,10 @@ async def idle_latency(dut):
     assert hit == DdrController.HIT_LATENCY + gaps.read_data
     assert await latency(bench, read(0)) == hit + activate
     assert await latency(bench, read(4)) == hit
-    assert await latency(bench, read(2048 * 2)) == hit + activate + precharge
-    assert await latency(bench, write(2048 * 2, 1)) == 3
+    assert await latency(bench, read(2048)) == hit + activate + precharge
+    assert await latency(bench, write(2048, 1)) == 3
     # Written or not by then, the line is there.
-    assert await latency(bench, read(2048 * 2)) == hit
+    assert await latency(bench, read(2048)) == hit
     no_rule_broken(bench)
 
 

@@ -134,12 +134,15 @@ async def one_bank(dut, op):
 @cocotb.test()
 async def the_oldest_first(dut):
     bench, player = await start(dut)
+    for bank in range(BANKS):
+        player.show(bank, row=2**18 - 1)
+    await player.step(100)
     for _ in range(20):
         banks = [4 * bench.random.randrange(4) + group for group in range(4)]
         bench.random.shuffle(banks)
         player.ages([*banks, *(b for b in range(BANKS) if b not in banks)])
         player.commands.clear()
-        row = bench.random.randrange(2**18)
+        row = bench.random.randrange(2**17)
         for bank in banks:
             player.show(bank, row=row)
         await player.step(60)

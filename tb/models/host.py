@@ -260,7 +260,7 @@ async def moves_32_bytes_a_cycle(dut):
     host = HostBench(dut, DUTS)
     if host.stalled:
         return
-    await host.start(latency=60)
+    await host.start(latency=90)
     for address in (0x2000, 0x3001):
         count = 16384
         dut.ingest__line__ready.value = 1

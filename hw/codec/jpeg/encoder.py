@@ -8,10 +8,10 @@ from tessera.hw.codec.jpeg.entropy_coder import EntropyCoder
 from tessera.hw.codec.jpeg.fdct import Fdct
 from tessera.hw.codec.jpeg.headers import HeaderWriter, Picture
 from tessera.hw.codec.jpeg.quantize import Quantizer, QuantizerTables
-from tessera.hw.codec.jpeg.symbols import BlockInfo, RunLength
+from tessera.hw.codec.jpeg.symbols import BlockInfo, RunLength, Symbol
 from tessera.hw.engine import SlotKind, SlotRef, Status
 from tessera.hw.lib.envelope import CoreSignature, Envelope, Finish
-from tessera.hw.lib.streams import connect, observe
+from tessera.hw.lib.streams import Skid, connect, observe
 from tessera.hw.memory.bitstream_writer import BitstreamWriter
 from tessera.hw.memory.share import PortShare
 from tessera.hw.memory.surface import Surface, SurfaceReader
@@ -134,9 +134,14 @@ class _Core(wiring.Component):
             observe(m, sink)
 
         connect(m, reader.o, fdct.i)
-        connect(m, fdct.o, quantizer.i)
+        # The skids cut the long way that readiness takes from the memory back to the transform.
+        m.submodules.coefficients = coefficients = Skid(fdct.o.payload.shape())
+        m.submodules.coded = coded = Skid(Symbol)
+        connect(m, fdct.o, coefficients.i)
+        connect(m, coefficients.o, quantizer.i)
         connect(m, quantizer.o, symbols.i)
-        connect(m, symbols.o, coder.i)
+        connect(m, symbols.o, coded.i)
+        connect(m, coded.o, coder.i)
 
         # An entry goes to both; the quantizer never waits.
         entry = tables.o.payload

@@ -164,9 +164,11 @@ class Fdct(wiring.Component):
         # Pass 1, over rows: never held back once a block has begun.
         step = Signal(5)
         row, pair = step[2:], step[:2]
-        working = Signal()
+        working, at_end = Signal(), Signal()
         m.d.comb += working.eq(self.i.valid & ((step != 0) | (begun != _BANKS)))
-        m.d.comb += [begin.eq(working & (step == 0)), self.i.ready.eq(working & (step == 31))]
+        # A tile stays until it is taken, so it is there at its last step.
+        m.d.comb += [begin.eq(working & (step == 0)), self.i.ready.eq(at_end)]
+        m.d.sync += at_end.eq(working & (step == 30))
         m.d.comb += rows.en.eq(1)
         m.d.sync += rows.i_valid.eq(working)
         with m.If(working):
