@@ -17,6 +17,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.error import FFmpegError
 from PIL import Image
 
 from tessera.golden.frames import ChromaFormat, Frame, FrameError, read_y4m
@@ -124,7 +125,7 @@ def _opened(path: Path) -> Iterator[InputContainer]:
             if not container.streams.video:
                 raise ClipError(f"{path}: no video in it")
             yield container
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
         raise ClipError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise ClipError(f"{path}: {error.strerror}") from None
@@ -262,7 +263,7 @@ def _frame(picture: av.VideoFrame) -> Frame:
     planes = []
     for n, plane in enumerate(made.planes[: kind.planes]):
         width, height = kind.plane_size(n, made.width, made.height)
-        samples = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        samples = np.frombuffer(bytes(plane), np.uint8).reshape(-1, plane.line_size)
         planes.append(samples[:height, :width].copy())
     return Frame(kind, tuple(planes))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,8 @@ def gantt(tasks: Sequence[Mapping[str, Any]], cycles: int, labels: bool = False)
             f"{task['status']}"
         )
         body.append(
-            f'<rect x="{x:.2f}" y="{row * _ROW + 6}" width="{width:.2f}" height="{_ROW - 12}" class="bar {kind}" rx="2">'
+            f'<rect x="{x:.2f}" y="{row * _ROW + 6}" width="{width:.2f}" height="{_ROW - 12}" rx="2" '
+            f'class="bar {kind}">'
             f"<title>{escape(words)}</title></rect>"
         )
         if labels and width > 16:
@@ -121,7 +123,7 @@ def line_chart(curves: Mapping[str, Sequence[float | None]], unit: str, floor: b
     values = [value for curve in curves.values() for value in curve if value is not None]
     low, high = (0.0 if floor else min(values)), max(values)
     if not floor:
-        low, high = low - 0.5, high + 0.5
+        low, high = math.floor(2 * low) / 2, math.ceil(2 * high + 0.01) / 2
     span = (high - low) or 1.0
     frames = max(len(curve) for curve in curves.values())
     right = _WIDTH - 150

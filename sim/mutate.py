@@ -35,6 +35,7 @@ import tessera.golden
 import tessera.tb
 from tessera.hw.lib.streams import Instruments, instrumented
 from tessera.sim.build import BuildError, Program, build, build_folder, locked, source_hash
+from tessera.tb.bench import Watched
 
 __all__ = ["MUTANTS", "Mutant", "Mutated", "Verdict", "blocks", "explanations", "mutated", "quick_first", "run"]
 
@@ -119,7 +120,7 @@ def mutated(block: str, dut: str, *, count: int = MUTANTS, seed: int = 1) -> Mut
     with locked(folder / f"{digest}.lock"):
         if not (folder / f"{digest}.v").exists():
             with instrumented(Instruments(checkers=True)):
-                text = rtlil.convert(entry.make(), name="top")
+                text = rtlil.convert(Watched(entry.make()), name="top")
             (folder / f"{digest}.il").write_text(text.replace(f"{ROOT}/", ""))
             _yosys(script.format(name=digest), folder / f"{digest}.log")
     listed = (folder / f"{digest}.mutants").read_text()

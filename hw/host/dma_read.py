@@ -88,14 +88,12 @@ class ReadConfig:
             raise ValueError(f"timeout is {self.timeout}; 16 cycles or more expected")
 
 
-def _rotated(words, amount, steps):
-    """`words` rotated upwards by `amount`, of which two bits are decided at a time."""
-    for step in steps:
-        words = Array(
-            Cat(words[(n - k * step) % len(words)] for n in range(len(words))) for k in range(4)
-        )[amount.bit_select((step - 1).bit_length(), 2)]
-        words = [words.word_select(n, 32) for n in range(BEAT_DWS)]
-    return words
+def _rotate(m, into, words, times, step):
+    """Registers `into` take `words`, rotated upwards by `times`, 0 to 3, times `step`."""
+    with m.Switch(times):
+        for k in range(4):
+            with m.Case(k):
+                m.d.sync += [into[n].eq(words[(n - k * step) % len(words)]) for n in range(len(words))]
 
 
 class DmaRead(wiring.Component):
@@ -389,20 +387,19 @@ class DmaRead(wiring.Component):
 
         # The buffer: one memory for each DW of a line, so that a beat may straddle two lines. Lane 0 is kept twice,
         # since a line that starts within a DW needs the first of the next.
-        rotation = here[:4]
         words = [beat.data.word_select(n, 32) for n in range(BEAT_DWS)]
         half = [Signal(32, name=f"half_{n}") for n in range(BEAT_DWS)]
         half_info = Signal(data.StructLayout({"place": place_bits, "count": 5, "write": 1}))
         turned = [Signal(32, name=f"turned_{n}") for n in range(BEAT_DWS)]
         turned_info = Signal.like(half_info)
         m.d.sync += [
-            *(a.eq(b) for a, b in zip(half, _rotated(words, rotation, [4]))),
             half_info.place.eq(here),
             half_info.count.eq(beat.count),
             half_info.write.eq(more),
-            *(a.eq(b) for a, b in zip(turned, _rotated(half, half_info.place[:4], [1]))),
             turned_info.eq(half_info),
         ]
+        _rotate(m, half, words, here[2:4], 4)
+        _rotate(m, turned, half, half_info.place[:2], 1)
         line_bits = place_bits - 5
         drain_line = drained[4 : 4 + line_bits]
         advance = Signal()

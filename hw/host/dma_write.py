@@ -195,16 +195,20 @@ class DmaWrite(wiring.Component):
         half, half_step, half_valid = Signal(512), Signal.like(step), Signal()
         out = Signal(stored)
         kept, kept_void, packet_void = Signal(512), Signal(), Signal()
-        turned = Signal(512)
         proceed = Signal()
-        bytes_ = [line.payload.data.word_select(n, 8) for n in range(64)]
-        by_16 = Array(Cat(bytes_[(n - 16 * k) % 64] for n in range(64)) for k in range(4))[step.amount[4:6]]
-        by_4 = Array(Cat(by_16.word_select((n - 4 * k) % 64, 8) for n in range(64)) for k in range(4))[step.amount[2:4]]
-        by_1 = Array(Cat(half.word_select((n - k) % 64, 8) for n in range(64)) for k in range(4))[half_step.amount[:2]]
+        by_16, by_4, turned = Signal(512), Signal(512), Signal(512)
+        for into, source, times, size in (
+            (by_16, line.payload.data, step.amount[4:6], 16),
+            (by_4, by_16, step.amount[2:4], 4),
+            (turned, half, half_step.amount[:2], 1),
+        ):
+            with m.Switch(times):
+                for k in range(4):
+                    with m.Case(k):
+                        m.d.comb += into.eq(source.rotate_left(8 * k * size))
         m.d.comb += [
             proceed.eq(~half_valid | ~half_step.emit | (beats.w_rdy & verdicts.w_rdy)),
             step_ready.eq(proceed),
-            turned.eq(by_1),
         ]
         with m.If(proceed):
             m.d.sync += [half_valid.eq(step_valid), half_step.eq(step), half.eq(by_4)]

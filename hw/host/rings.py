@@ -102,13 +102,12 @@ class Submission(wiring.Component):
         # The host's doorbell.
         enabled = ring.enabled & ~self.failed
         reach = (control.index - ring.head)[:32]
-        forward = (control.index - ring.tail)[:32] <= (reach)
+        forward = (control.index - ring.tail)[:32] <= reach
         with m.If(control.move & ~control.set):
             with m.If(ring.enabled & (reach <= ring.size) & forward):
                 m.d.sync += ring.tail.eq(control.index)
             with m.Else():
                 m.d.comb += control.refused.eq(1)
-        ring_set = control.set
 
         # One read for each descriptor, while there is room for it.
         issue, arrive, leave = Signal(), Signal(), Signal()
@@ -117,7 +116,7 @@ class Submission(wiring.Component):
             with m.State("AwaitDoorbell"):
                 room = (under_way + held) != self.depth
                 m.d.sync += read.request.payload.address.eq(_place(ring, asked))
-                with m.If(enabled & (asked != ring.tail) & room & ~ring_set):
+                with m.If(enabled & (asked != ring.tail) & room & ~control.set):
                     m.d.comb += issue.eq(1)
                     m.next = "Ask"
             with m.State("Ask"):
@@ -125,14 +124,14 @@ class Submission(wiring.Component):
                 with m.If(read.request.ready):
                     m.next = "AwaitDoorbell"
         line = read.line.payload
-        fresh = arrive & (stale == 0) & ~ring_set
+        fresh = arrive & (stale == 0) & ~control.set
         fine = line.status == CompletionStatus.Successful
         m.d.comb += [
             read.line.ready.eq(1),
             arrive.eq(read.line.valid),
             queue.w_data.eq(line.data),
             queue.w_en.eq(fresh & fine & ~self.failed),
-            leave.eq(queue.r_rdy & ~ring_set & (~self.o.valid | self.o.ready)),
+            leave.eq(queue.r_rdy & ~control.set & (~self.o.valid | self.o.ready)),
             queue.r_en.eq(leave),
         ]
         with m.If(self.o.ready):
@@ -149,7 +148,7 @@ class Submission(wiring.Component):
         with m.If(fresh & ~fine):
             m.d.sync += self.failed.eq(1)
         _setting(m, control, ring)
-        with m.If(ring_set):
+        with m.If(control.set):
             m.d.sync += [self.failed.eq(0), asked.eq(0), held.eq(0), stale.eq(under_way - arrive)]
         observe(m, read.request)
         observe(m, self.o)

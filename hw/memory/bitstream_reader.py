@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from tessera.hw.lib.streams import observe
 from tessera.hw.memory.port import Op, Request, Response
 
-__all__ = ["BitstreamReader", "Bitstream", "ByteGroup"]
+__all__ = ["Bitstream", "BitstreamReader", "ByteGroup"]
 
 
 class Bitstream(data.Struct):
@@ -34,12 +34,11 @@ class BitstreamReader(wiring.Component):
     """Reads the bytes of a bitstream, ahead of who takes them.
 
     Throughput is one group per cycle. The first group is offered 4 cycles and the memory's latency after ``start`` was
-    taken. Up to `depth` lines are asked for or wait to be taken: beyond the memory's latency L in cycles nothing is lost
-    as long as a line is taken in L / (`depth` - 1) cycles or more. After the last group was taken, a next start is
-    taken.
+    taken. Up to `depth` lines are asked for or wait to be taken, so that nothing is lost to a latency of L cycles if
+    lines are taken L / (`depth` - 1) cycles apart or more. After the last group was taken, a next start is taken.
 
-    A bitstream of no bytes is one group of count 0. An answer other than Ok counts as a line of garbage: whoever owns the
-    memory port ends the work.
+    A bitstream of no bytes is one group of count 0. An answer other than Ok counts as a line of garbage: whoever owns
+    the memory port ends the work.
 
     Parameters
     ----------

@@ -132,8 +132,7 @@ async def chosen_sizes(dut):
         for frame, _ in jobs:
             for plane in range(len(frame.planes)):
                 axes = [
-                    axis_of(s, t, plane=plane, shift=shift)
-                    for s, t, shift in zip(source, target, frame.format.shifts)
+                    axis_of(s, t, plane=plane, shift=shift) for s, t, shift in zip(source, target, frame.format.shifts)
                 ]
                 orders.add((plane > 0, *(axis.grow for axis in axes)))
                 shifts |= {axis.shift for axis in axes if not axis.grow}

@@ -49,9 +49,7 @@ def steps_of(axis: Axis):
     else:
         for place in range(given, axis.coarse):
             reciprocal = (1 << 30) // (sums[place % 4] >> axis.shift)
-            steps.append(
-                {**common, "take": 0, "give": 1, "fresh": 0, "slot": place % 4, "reciprocal": reciprocal}
-            )
+            steps.append({**common, "take": 0, "give": 1, "fresh": 0, "slot": place % 4, "reciprocal": reciprocal})
     steps[-1]["last"] = 1
     return steps
 

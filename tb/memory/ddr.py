@@ -11,7 +11,8 @@ from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
 
 from tessera.hw.config import ddr4_2400r, ddr4_3200aa
 from tessera.hw.memory.ddr import DdrActivity, DdrController
-from tessera.hw.memory.port import MemoryStatus, Op, line_port
+from tessera.hw.memory.ddr_schedule import Gaps
+from tessera.hw.memory.port import LineRequest, MemoryStatus, Op, line_port
 from tessera.hw.models.dram import DramDevices
 from tessera.hw.models.dram_checker import Rule
 from tessera.hw.models.storage import Backdoor

@@ -21,6 +21,7 @@ class Model:
         self.order = {}  # id -> entries
         self.responses = []  # (cycle, response)
         self.cycle = 0
+        self.offered = None
         bench.port("fill").value = 0
 
     async def step(self, opening=None, fill=None, ready=True):
@@ -38,9 +39,16 @@ class Model:
         await ReadOnly()
         if opening is not None and bench.get("entry.valid"):
             entry = bench.get("entry.payload")
+        # An entry is free again as soon as its response is offered.
         response = None
-        if bench.get("response.valid") and ready:
-            response = unpack(LineResponse, bench.get("response.payload"))
+        if bench.get("response.valid"):
+            bits = bench.get("response.payload")
+            if self.offered is None:
+                response = unpack(LineResponse, bits)
+            assert self.offered in (None, bits), f"cycle {self.cycle}: the response changed before it was taken"
+            self.offered = None if ready else bits
+        else:
+            assert self.offered is None, f"cycle {self.cycle}: the response was withdrawn"
         await RisingEdge(bench.dut.clk)
         if response is not None:
             self.take(response)

@@ -86,7 +86,7 @@ async def order_within_a_bank(dut, banks, pops):
         model = Model(bench)
         await bench.reset()
         refused = 0
-        for _ in range(600):
+        for _ in range(350):
             push = random_push(bench, model, banks) if rng.random() < 0.9 else None
 
             def choose(heads):

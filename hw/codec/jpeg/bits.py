@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.hw.memory.bitstream_reader import ByteGroup
 
-__all__ = ["BitWindow", "ByteFeed", "Ending", "FileBytes", "SegmentBits", "Unstuffer", "WINDOW_BITS"]
+__all__ = ["WINDOW_BITS", "BitWindow", "ByteFeed", "Ending", "FileBytes", "SegmentBits", "Unstuffer"]
 
 WINDOW_BITS = 48
 """Bits that a :class:`BitWindow` holds."""
@@ -181,7 +181,8 @@ class BitWindow(wiring.Component):
         fill = Signal()
         m.d.comb += [self.i.ready.eq(room | self.clear), fill.eq(room & self.i.valid)]
         new = Signal(16)
-        m.d.comb += new.eq(Mux(fill, Cat(Mux(self.i.payload.two, self.i.payload.bits[:8], 0), self.i.payload.bits[8:]), 0))
+        more = self.i.payload
+        m.d.comb += new.eq(Mux(fill, Cat(Mux(more.two, more.bits[:8], 0), more.bits[8:]), 0))
         placed = Signal(WINDOW_BITS)
         m.d.comb += placed.eq(Cat(C(0, WINDOW_BITS - 16), new) >> self.count)
         filled = Signal(range(WINDOW_BITS + 1))

@@ -38,7 +38,7 @@ class JpegDecoderParameters:
 
     max_width: int = 65535
     max_height: int = 65535
-    short_bits: int = 7
+    short_bits: int = 6
     lines: int = 8
 
     def __post_init__(self):
@@ -207,9 +207,9 @@ class JpegDecoder(wiring.Component):
     """Decodes JPEG files: an engine.
 
     The source is a bitstream slot with a whole file, the target a surface slot. All that
-    :mod:`tessera.golden.jpeg.decoder` decodes is decoded, headers and tables by hardware too, with the same samples, and
-    what it refuses is refused with the same status and ``where``; further statuses are ``TargetTooSmall``, found at the
-    frame header, and those of :class:`Envelope`. The done message gives the picture's geometry and in ``bytes`` the
+    :mod:`tessera.golden.jpeg.decoder` decodes is decoded, headers and tables by hardware too, with the same samples,
+    and what it refuses is refused with the same status and ``where``; further statuses are ``TargetTooSmall``, found at
+    the frame header, and those of :class:`Envelope`. The done message gives the picture's geometry and in ``bytes`` the
     offset after EOI; all are 0 when the task failed. The task has no parameters.
 
     Of failed tasks the target's body may have been written to, within the picture's planes.

@@ -54,10 +54,10 @@ class EntropyError(enum.Enum, shape=2):
 class EntropyDecoder(wiring.Component):
     """Decodes the blocks of a segment.
 
-    One symbol per cycle if its code has ``short_bits`` bits or less, one in 4 cycles if it is longer; a token leaves for
-    each symbol (ZRL and EOB give coefficients of 0), 4 cycles later at the earliest. One more cycle for a block that is
-    not offered when the one before it ends. It waits while fewer than 27 bits are there and the segment has not ended,
-    and while 24 tokens or more wait for ``o``.
+    One symbol per cycle if its code has ``short_bits`` bits or less, one in 4 cycles if it is longer; a token leaves
+    for each symbol (ZRL and EOB give coefficients of 0), 4 cycles later at the earliest. One more cycle for a block
+    that is not offered when the one before it ends. It waits while fewer than 27 bits are there and the segment has not
+    ended, and while 24 tokens or more wait for ``o``.
 
     The tables must not be loaded while a segment is decoded.
 
@@ -93,7 +93,7 @@ class EntropyDecoder(wiring.Component):
         No token waits for ``o``.
     """
 
-    def __init__(self, short_bits=7):
+    def __init__(self, short_bits=6):
         self.short_bits = short_bits
         super().__init__(
             {
@@ -197,7 +197,8 @@ class EntropyDecoder(wiring.Component):
         # Checked a cycle later: nothing of a symbol that fails, or follows one that does, gets further.
         stage1 = data.StructLayout(
             {
-                "bits": _SYMBOL_BITS, "entry": Entry, "dc": 1, "space": 6, "last": 1, "count": len(window.count), "ended": 1,
+                "bits": _SYMBOL_BITS, "entry": Entry, "dc": 1, "space": 6, "last": 1,
+                "count": len(window.count), "ended": 1,
             }
         )  # fmt: skip
         valid1, one = Signal(), Signal(stage1)

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.golden.jpeg.tables import AC_CATEGORY_MAX, DC_CATEGORY_MAX
 
-__all__ = ["Entry", "HuffmanLoad", "HuffmanTables", "LoadKind", "LONG_CYCLES"]
+__all__ = ["LONG_CYCLES", "Entry", "HuffmanLoad", "HuffmanTables", "LoadKind"]
 
 LONG_CYCLES = 3
 """Cycles from the one in which bits and table are set to the one in which ``long`` is valid."""
@@ -52,8 +52,8 @@ class HuffmanTables(wiring.Component):
     """Four DC and four AC tables.
 
     *Loading*. A table is loaded as one ``Table``, 16 ``Count``, then a ``Value`` for each code; it replaces the one of
-    that number. The table takes 1 cycle, a count 2, a value 1 (2, 4 or 8 if its code has 3, 2 or 1 bits), and the walk over
-    the lengths, up to the last that has codes, a cycle for each.
+    that number. The table takes 1 cycle, a count 2, a value 1 (2, 4 or 8 if its code has 3, 2 or 1 bits), and the walk
+    over the lengths, up to the last that has codes, a cycle for each.
 
     *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle in which ``table`` and ``bits`` are set, longer
     ones :data:`LONG_CYCLES` = 3 cycles after they were, if they still are the same then.
@@ -67,8 +67,8 @@ class HuffmanTables(wiring.Component):
     -------
     load : :py:`In(stream.Signature(HuffmanLoad))`
     bad : :py:`Out(1)`
-        There are more codes of some length than it has, or an all-ones code. Valid when ``load`` is ready after a count;
-        the table must then not be used.
+        There are more codes of some length than it has, or an all-ones code. Valid when ``load`` is ready after a
+        count; the table must then not be used.
     codes : :py:`Out(12)`
         Sum of the counts, when ``load`` is ready after one. Above 256, no value may be loaded.
     table : :py:`In(3)`
@@ -78,11 +78,11 @@ class HuffmanTables(wiring.Component):
     short : :py:`Out(Entry)`
         All zeros if the code is longer than ``short_bits`` or there is none.
     long : :py:`Out(Entry)`
-        Meaningless if ``short`` is valid. Not ``valid`` if there is no such code: then ``length`` and ``total`` are of 16
-        bits.
+        Meaningless if ``short`` is valid. Not ``valid`` if there is no such code: then ``length`` and ``total`` are of
+        16 bits.
     """
 
-    def __init__(self, short_bits=7):
+    def __init__(self, short_bits=6):
         if not 5 <= short_bits <= 8:
             raise ValueError(f"short_bits is {short_bits}; 5 to 8 expected")
         self.short_bits = short_bits

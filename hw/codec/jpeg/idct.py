@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from tessera.golden.jpeg import tables as t
 from tessera.hw.lib.streams import observe
 
-__all__ = ["BLOCK_CYCLES", "Idct", "IdctParameters", "LATENCY"]
+__all__ = ["BLOCK_CYCLES", "LATENCY", "Idct", "IdctParameters"]
 
 _STAGES = 6
 BLOCK_CYCLES = 8 + _STAGES + 8
@@ -56,10 +56,12 @@ class Idct(wiring.Component):
     def __init__(self, parameters=None):
         self.parameters = parameters or IdctParameters()
         place = self.parameters.place
+        column = data.StructLayout({"column": data.ArrayLayout(signed(16), 8), "place": place})
+        tile = data.StructLayout({"samples": data.ArrayLayout(8, 64), "place": place})
         super().__init__(
             {
-                "i": In(stream.Signature(data.StructLayout({"column": data.ArrayLayout(signed(16), 8), "place": place}))),
-                "o": Out(stream.Signature(data.StructLayout({"samples": data.ArrayLayout(8, 64), "place": place}))),
+                "i": In(stream.Signature(column)),
+                "o": Out(stream.Signature(tile)),
             }
         )
 
@@ -170,23 +172,25 @@ class _Line(wiring.Component):
             z3=(z3, s16), z4=(z4, s16), z5=(z3 + z4, s17), z1=(i[7] + i[1], s17), z2=(i[5] + i[3], s17),
             i1=(i[1], s16), i3=(i[3], s16), i5=(i[5], s16), i7=(i[7], s16),
         )  # fmt: skip
-        factors = dict(
-            r=t.FIX_0_541196100, i6=t.FIX_1_847759065, i2=t.FIX_0_765366865, z5=t.FIX_1_175875602,
-            z1=t.FIX_0_899976223, z2=t.FIX_2_562915447, z3=t.FIX_1_961570560, z4=t.FIX_0_390180644,
-            i1=t.FIX_1_501321110, i3=t.FIX_3_072711026, i5=t.FIX_2_053119869, i7=t.FIX_0_298631336,
-        )  # fmt: skip
+        factors = {
+            "r": t.FIX_0_541196100, "i6": t.FIX_1_847759065, "i2": t.FIX_0_765366865, "z5": t.FIX_1_175875602,
+            "z1": t.FIX_0_899976223, "z2": t.FIX_2_562915447, "z3": t.FIX_1_961570560, "z4": t.FIX_0_390180644,
+            "i1": t.FIX_1_501321110, "i3": t.FIX_3_072711026, "i5": t.FIX_2_053119869, "i7": t.FIX_0_298631336,
+        }  # fmt: skip
         products = {name: (f[name] * C(factor, signed(16)), s32) for name, factor in factors.items()}
         p = registers(3, e0=(f["e0"], s16), e1=(f["e1"], s16), **products)
 
         # Rounding for the descale rides on the even half's first terms.
         half = Signal(s32)
-        m.d.comb += half.eq(Mux(controls[3][1], 1 << (t.CONST_BITS + t.PASS1_BITS + 2), 1 << (t.CONST_BITS - t.PASS1_BITS - 1)))
+        first_shift, second_shift = t.CONST_BITS - t.PASS1_BITS, t.CONST_BITS + t.PASS1_BITS + 3
+        m.d.comb += half.eq(Mux(controls[3][1], 1 << (second_shift - 1), 1 << (first_shift - 1)))
         f = registers(
             4,
             e0=((p["e0"] << t.CONST_BITS) + half, s32), e1=((p["e1"] << t.CONST_BITS) + half, s32),
             e2=(p["r"] - p["i6"], s32), e3=(p["r"] + p["i2"], s32),
             z3=(p["z5"] - p["z3"], s32), z4=(p["z5"] - p["z4"], s32),
-            o0=(p["i1"] - p["z1"], s32), o1=(p["i3"] - p["z2"], s32), o2=(p["i5"] - p["z2"], s32), o3=(p["i7"] - p["z1"], s32),
+            o0=(p["i1"] - p["z1"], s32), o1=(p["i3"] - p["z2"], s32),
+            o2=(p["i5"] - p["z2"], s32), o3=(p["i7"] - p["z1"], s32),
         )  # fmt: skip
         f = registers(
             5,
@@ -199,7 +203,6 @@ class _Line(wiring.Component):
         sums |= {f"s{7 - n}": (f[f"e{n}"] - f[f"o{n}"], s32) for n in range(4)}
         s = registers(6, **sums)
 
-        first_shift, second_shift = t.CONST_BITS - t.PASS1_BITS, t.CONST_BITS + t.PASS1_BITS + 3
         for n in range(8):
             value = s[f"s{n}"]
             first = Signal(signed(32 - first_shift), name=f"first{n}")

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.hw.codec.jpeg.entropy_decoder import Block
-from tessera.hw.lib.streams import Skid, connect
+from tessera.hw.lib.streams import Skid
 
 __all__ = ["McuWalk", "Scan", "ScanComponent"]
 

@@ -311,11 +311,13 @@ class Parser(wiring.Component):
             load = self.huffman.payload
             codes_left = Signal(9)
             with m.State("HuffmanTable"):
-                m.d.comb += [self.huffman.valid.eq(1), load.kind.eq(LoadKind.Table), load.byte.eq(Cat(high[:2], high[4]))]
+                m.d.comb += [self.huffman.valid.eq(1), load.kind.eq(LoadKind.Table)]
+                m.d.comb += load.byte.eq(Cat(high[:2], high[4]))
                 with m.If(self.huffman.ready):
                     m.next = "HuffmanCount"
             with m.State("HuffmanCount"):
-                m.d.comb += [self.huffman.valid.eq(self.file.count != 0), load.kind.eq(LoadKind.Count), load.byte.eq(byte)]
+                m.d.comb += [self.huffman.valid.eq(self.file.count != 0), load.kind.eq(LoadKind.Count)]
+                m.d.comb += load.byte.eq(byte)
                 with m.If(self.file.end | self.huffman.ready), next_byte():
                     m.d.sync += number.eq(number + 1)
                     m.next = "HuffmanCounted"
@@ -450,7 +452,7 @@ class Parser(wiring.Component):
                 with m.Else():
                     m.d.sync += [component.eq(2), after_chosen.eq(0)]
                 m.next = "ScanTables"
-                with m.If(((matches & ~scanned) == 0)):
+                with m.If((matches & ~scanned) == 0):
                     fail(Status.JpegBadScan)
             with m.State("ScanTables"), next_byte():
                 m.d.sync += component_tables.eq(byte)
@@ -470,7 +472,8 @@ class Parser(wiring.Component):
                 m.next = "ScanComponent"
                 with m.If(number + 1 == scan_count):
                     m.next = "SpectralStart"
-                there = quantizer_there.bit_select(tq_of, 1) & dc_there.bit_select(td[:2], 1) & ac_there.bit_select(ta[:2], 1)
+                there = dc_there.bit_select(td[:2], 1) & ac_there.bit_select(ta[:2], 1)
+                there = there & quantizer_there.bit_select(tq_of, 1)
                 with m.If((td > 3) | (ta > 3)):
                     fail(Status.JpegBadScan)
                 with m.Elif(~there):

@@ -214,7 +214,7 @@ async def aborts_and_resets_in_mid_work(dut):
 
 
 def symbols(data):
-    """Of a file of one scan: Huffman symbols, those of them with codes of more than 7 bits, blocks within the picture."""
+    """Of a file without ZRL: its Huffman symbols, and its blocks within the picture."""
     golden = decode(data)
     inside = sum(-(-c.width // 8) * -(-c.height // 8) for c in golden.components)
     blocks = np.concatenate([c.coefficients.reshape(-1, 64) for c in golden.components])

@@ -2,6 +2,7 @@
 
 import cocotb
 import numpy as np
+from cocotb.triggers import RisingEdge
 
 from tessera.golden.jpeg.huffman import codes
 from tessera.golden.jpeg.tables import HUFF_AC_CHROMA, HUFF_AC_LUMA, HUFF_DC_CHROMA, HUFF_DC_LUMA
@@ -10,7 +11,7 @@ from tessera.tb.bench import Bench, Dut
 from tessera.tb.codec.jpeg.huffman import loads
 from tessera.tb.codec.jpeg.multiplex import random_table
 
-DUTS = {"short7": Dut(lambda: EntropyDecoder(7), stalls=True), "short5": Dut(lambda: EntropyDecoder(5))}
+DUTS = {"short6": Dut(lambda: EntropyDecoder(6), stalls=True), "short8": Dut(lambda: EntropyDecoder(8))}
 STANDARD = {0: HUFF_DC_LUMA, 1: HUFF_DC_CHROMA, 4: HUFF_AC_LUMA, 5: HUFF_AC_CHROMA}
 
 
@@ -32,7 +33,7 @@ class Coder:
         self.bits += format(code, f"0{length}b")
         if size:
             self.bits += format(value if value > 0 else value + (1 << size) - 1, f"0{size}b")
-        self.cycles += 1 if length <= 7 else 4
+        self.cycles += 1 if length <= 6 else 4
 
     def value_of(self, size):
         magnitude = int(self.random.integers(1 << size >> 1, 1 << size))
@@ -130,3 +131,83 @@ async def decodes_random_blocks(dut, stall_in, stall_out):
     compare(found, coder.tokens)
     await bench.cycles(2)
     assert bench.get("mcu") == 14
+
+
+@cocotb.test()
+async def one_symbol_per_cycle(dut):
+    bench = Bench(dut, DUTS)
+    if bench.stalled or bench.name != "short6":
+        return
+    await bench.reset()
+    await load(bench, STANDARD)
+    for dense in (0.0, 1.0):
+        coder = Coder(STANDARD, 5, dense)
+        for n in range(20):
+            coder.block(mcu_last=1, segment_last=n == 19)
+        began = bench.now()
+        running = cocotb.start_soon(segment(bench, coder, 0.0, 0.0))
+        while not dut.done.value:
+            await RisingEdge(dut.clk)
+        # 2 to begin, 4 until 27 bits are there, 4 of the pipeline.
+        assert bench.now() - began == coder.cycles + 10, f"{coder.cycles} cycles of symbols"
+        found, *_ = await running
+        compare(found, coder.tokens)
+
+
+async def fails(bench, coder, error, mcu):
+    """Run a segment that must fail; its good blocks before come out."""
+    dut = bench.dut
+    _, blocks, feeding = await segment(bench, coder, 0.0, 0.0, tokens=0)
+    draining = cocotb.start_soon(bench.receive("o", None))
+    for _ in range(3000):
+        await bench.cycles(1)
+        if dut.failed.value:
+            break
+    assert dut.failed.value and not dut.done.value, error
+    assert (EntropyError(bench.get("error")), bench.get("mcu")) == (error, mcu)
+    for task in (blocks, feeding, draining):
+        task.cancel()
+    await bench.reset()
+
+
+@cocotb.test()
+async def says_what_is_wrong(dut):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    one = [0, 1, *[0] * 14]
+    deep = [1, 1, *[0] * 14]
+    # (DC symbols, AC symbols, what follows three good blocks, the error)
+    cases = [
+        (one, [12], "00", EntropyError.BadCoefficient),
+        (one, [0x11], "00", EntropyError.BadCoefficient),
+        (deep, [0, 0x0B], "00" + "10", EntropyError.BadCoefficient),
+        (deep, [0, 0x50], "00" + "10", EntropyError.BadCoefficient),
+        (deep, [0, 0xF1], "00" + "101" * 4, EntropyError.BadCoefficient),
+        (deep, [0, 0xF0], "00" + "10" * 4, EntropyError.BadCoefficient),
+        (deep, [0, 0xF1], "00" + "11" + "1" * 20, EntropyError.BadCode),
+        (deep, [0, 0xF1], "00" + "11" + "1" * 4, EntropyError.Ended),
+        (deep, [0, 0xF1], "00" + "101" * 2, EntropyError.Ended),
+        (deep, [0, 0xF1], "", EntropyError.Ended),
+    ]
+    for bits, symbols, tail, error in cases:
+        ac = (bits, symbols)
+        if symbols[0] in (12, 0x11):
+            tables = {0: (deep, [0, symbols[0]]), 4: (one, [0])}
+            good, tail = "0" + "00", "10"
+        else:
+            tables = {0: (one, [0]), 4: ac}
+            good = "00" + "0"
+        await load(bench, tables)
+        coder = Coder({n: (t[0], t[1]) for n, t in tables.items()}, 1)
+        whole = good * 3 + tail
+        if error is EntropyError.Ended:
+            # The segment's last byte is exactly full, so that not a bit is there by chance.
+            whole = good * (3 + 8 * 3) + tail
+            while len(whole) % 8:
+                whole = good + whole
+        blocks = (len(whole) - len(tail)) // len(good)
+        coder.bits = whole
+        for n in range(blocks + 1):
+            flags = {"inside": 1, "mcu_last": 1, "segment_last": n == blocks}
+            coder.blocks.append({"place": {}, "td": 0, "ta": 0, "tq": 0, **flags})
+        await fails(bench, coder, error, blocks)

@@ -1,0 +1,172 @@
+"""Testbench of hw/codec/jpeg/bits.py."""
+
+import cocotb
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from cocotb.triggers import ReadOnly, RisingEdge, Timer
+
+from tessera.golden.jpeg.huffman import next_marker, unstuff
+from tessera.hw.codec.jpeg.bits import WINDOW_BITS, BitWindow, ByteFeed, Ending, FileBytes, SegmentBits, Unstuffer
+from tessera.hw.lib.streams import connect
+from tessera.hw.memory.bitstream_reader import ByteGroup
+from tessera.tb.bench import Bench, Dut, unpack
+
+
+class Segments(wiring.Component):
+    """A feed and an unstuffer."""
+
+    i: In(stream.Signature(ByteGroup))
+    run: In(1)
+    o: Out(stream.Signature(SegmentBits))
+    ending: Out(Ending)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.feed = feed = ByteFeed()
+        m.submodules.unstuffer = unstuffer = Unstuffer()
+        connect(m, self.i, feed.i)
+        connect(m, unstuffer.o, self.o)
+        m.d.comb += [
+            unstuffer.run.eq(self.run),
+            unstuffer.file.eq(feed.o),
+            unstuffer.offset.eq(feed.offset),
+            feed.take.eq(unstuffer.take),
+            self.ending.eq(unstuffer.ending),
+        ]
+        return m
+
+
+DUTS = {
+    "feed": Dut(ByteFeed, tests="feed"),
+    "unstuffer": Dut(Segments, stalls=True, tests="unstuffer"),
+    "window": Dut(BitWindow, tests="window"),
+}
+
+
+async def _settle():
+    """Let outputs follow what was just clocked or set."""
+    await Timer(1, unit="ps")
+
+
+def groups(data):
+    """As the bitstream reader gives them."""
+    if not data:
+        return [{"data": 0xDEAD, "count": 0, "last": 1}]
+    return [
+        {"data": int.from_bytes(data[n : n + 8], "little"), "count": len(data[n : n + 8]), "last": n + 8 >= len(data)}
+        for n in range(0, len(data), 8)
+    ]
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.6], greedy=[True, False])
+async def feed_gives_each_byte_once(dut, stall, greedy):
+    bench = Bench(dut, DUTS)
+    for size in (0, 1, 2, 7, 8, 9, 15, 16, 17, 100, 257):
+        dut.take.value = 0
+        await bench.reset()
+        data = bench.random.randbytes(size)
+        cocotb.start_soon(bench.send("i", groups(data), stall))
+        got = b""
+        began = bench.now()
+        for _ in range(20 * size + 50):
+            await _settle()
+            state = unpack(FileBytes, dut.o.value.to_unsigned())
+            count, end = state.count, state.end
+            for n in range(count):
+                assert state.bytes[n] == data[len(got) + n], f"byte {len(got) + n} of {size}"
+            assert bench.get("offset") == len(got)
+            if end:
+                break
+            take = count if greedy else bench.random.randint(0, count)
+            dut.take.value = take
+            got += bytes(state.bytes[n] for n in range(take))
+            await RisingEdge(dut.clk)
+        assert got == data and end, f"{len(got)} of {size} bytes came"
+        if greedy and not stall and size > 8:
+            assert bench.now() - began <= 2 + -(-size * 5 // 8) + 2
+        dut.take.value = 0
+
+
+def coded(random, size):
+    """Bytes of a segment, rich in FF, stuffing and fill; and those of a marker."""
+    out = b""
+    for _ in range(size):
+        plain = [bytes((random.randrange(255),))] * 6
+        out += random.choice([*plain, b"\xff\0", b"\xff\xff\0", b"\xff\xff\xff\0", b"\0"])
+    return out, b"\xff" * random.randint(1, 3) + bytes((random.randrange(1, 255),))
+
+
+@cocotb.test()
+@cocotb.parametrize(stall_in=[0.0, 0.4], stall_out=[0.0, 0.5])
+async def unstuffer_equals_golden(dut, stall_in, stall_out):
+    bench = Bench(dut, DUTS)
+    dut.run.value = 0
+    await bench.reset()
+    random = bench.random
+    pieces = [coded(random, random.choice([0, 1, 2, 3, 30])) for _ in range(20)]
+    data = b"".join(a + b for a, b in pieces) + b"\x12\x34\xff\0\x56\xff\xff"
+    cocotb.start_soon(bench.send("i", groups(data), stall_in))
+    position = 0
+    for _ in range(len(pieces) + 1):
+        stop = next_marker(data, position)
+        expected = unstuff(data[position:stop])
+        dut.run.value = 1
+        receiver = cocotb.start_soon(bench.receive("o", None, stall_out))
+        got = []
+        ending = None
+        valid, ready, payload = (bench.port(f"o.{part}") for part in ("valid", "ready", "payload"))
+        for _ in range(5000):
+            await RisingEdge(dut.clk)
+            await ReadOnly()
+            if valid.value and ready.value:
+                bits = unpack(SegmentBits, payload.value.to_unsigned())
+                got += [bits.bits >> 8] + ([bits.bits & 255] if bits.two else [])
+            ending = unpack(Ending, dut.ending.value.to_unsigned())
+            if ending.found:
+                break
+        assert bytes(got) == expected, f"segment at {position}"
+        assert ending.found and ending.file == (stop == len(data))
+        if not ending.file:
+            assert (ending.code, ending.where) == (data[stop + 1], stop)
+        position = stop + 2
+        await RisingEdge(dut.clk)
+        receiver.cancel()
+        dut.run.value = 0
+        bench.port("o.ready").value = 0
+        await bench.cycles(1)
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5])
+async def window_shows_the_next_bits(dut, stall):
+    bench = Bench(dut, DUTS)
+    dut.clear.value = 0
+    dut.use.value = 0
+    await bench.reset()
+    random = bench.random
+    items = [{"bits": random.randrange(2**16), "two": random.randrange(2)} for _ in range(400)]
+    expected = "".join(format(i["bits"], "016b")[: 16 if i["two"] else 8] for i in items)
+    cocotb.start_soon(bench.send("i", items, stall))
+    used, counts = 0, set()
+    while used < len(expected):
+        await _settle()
+        count = bench.get("count")
+        shown = format(bench.get("bits"), f"0{WINDOW_BITS}b")
+        assert shown == expected[used : used + count].ljust(WINDOW_BITS, "0"), f"bit {used}, {count} held"
+        counts.add(count)
+        use = min(random.choice([0, 1, 5, 9, 27, 31]), count)
+        dut.use.value = use
+        used += use
+        await RisingEdge(dut.clk)
+    dut.use.value = 0
+    assert max(counts) > 40 and 0 in counts
+    cocotb.start_soon(bench.send("i", items[:9]))
+    await bench.cycles(6)
+    assert bench.get("count") > 32
+    dut.clear.value = 1
+    await bench.cycles(8)
+    dut.clear.value = 0
+    await bench.cycles(1)
+    assert bench.get("count") == 0 and bench.get("bits") == 0

@@ -1,0 +1,176 @@
+"""The whole chip: jobs and single tasks in the simulator, bit for bit against the golden and libjpeg-turbo."""
+
+import dataclasses
+import io
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from tessera.golden.frames import ChromaFormat, read_y4m, write_y4m
+from tessera.golden.jpeg.decoder import decode
+from tessera.golden.jpeg.encoder import encode
+from tessera.golden.transcoder import decode_frame, transcode
+from tessera.hw.config import SystemConfig
+from tessera.hw.engine import EngineKind, Status
+from tessera.sim.claims import claimed_layout
+from tessera.sim.clips import count_frames, jpeg_files, mux, same_as_libjpeg
+from tessera.sim.compare import compare_outcome
+from tessera.sim.job import load_job
+from tessera.sim.plan import Chain, Leg, plan_chains
+from tessera.sim.run import run_job
+from tessera.sim.simulation import SimulationError, build_system, simulate
+from tessera.sim.units import decode_file, encode_file
+from tessera.tb.codec.jpeg.corpus import picture, pillow_files
+
+CONFIG = SystemConfig()
+
+
+def quiet(what, done, total):
+    pass
+
+
+@pytest.fixture(scope="module")
+def program():
+    return build_system(CONFIG)
+
+
+def job_file(tmp_path, stream, output, more=""):
+    file = tmp_path / "job.toml"
+    file.write_text(f'[job]\nname = "small"\n{more}[[stream]]\n{stream}\n[[output]]\n{output}\nfile = "small.avi"\n')
+    return file
+
+
+def test_small_job(tmp_path, program):
+    stream = 'clip = "carphone"\nframes = 24\nwidth_pixels = 72\nheight_pixels = 58\nquality = 70'
+    job = load_job(job_file(tmp_path, stream, "width_pixels = 61\nheight_pixels = 40\nquality = 80"))
+    result = run_job(job, tmp_path / "out")
+    assert (result.mismatches, result.failed) == ([], [])
+
+    folder = tmp_path / "out" / "small"
+    assert count_frames(folder / "small.avi") == 24
+    golden = run_job(job, tmp_path / "golden", on="golden")
+    assert golden.mismatches == []
+    assert jpeg_files(folder / "small.avi") == jpeg_files(tmp_path / "golden" / "small" / "small.avi")
+
+    report = json.loads((folder / "report.json").read_text())
+    assert report["mismatch_count"] == 0 and report["errors"]["REFUSED"] == 0
+    assert report["memory"]["timing_violations"] == 0
+    assert len(report["tasks"]) == 5 * 24 and all(task["status"] == "Ok" for task in report["tasks"])
+    # The overlap is real: all engines together take hardly longer than the busiest one alone.
+    busiest = max(sum(t["cycles"] for t in report["tasks"] if t["engine"] == kind.name) for kind in EngineKind)
+    assert report["cycles"] <= 1.1 * busiest
+    page = (folder / "report.html").read_text()
+    assert "0 mismatches" in page and "small.avi" in page and page.count("<svg") == 5
+
+
+def test_same_plan_same_cycles(program):
+    files = tuple(encode(picture(np.random.default_rng(n), 40, 24, ChromaFormat.C422), 75) for n in range(3))
+    chain = Chain(files, claimed_layout(files[0]).lines, (Leg(50, 30, 90, 2),), surfaces=2)
+    plan = plan_chains([chain], dram_lines=CONFIG.chip.memory_lines, host_bytes=CONFIG.host_bytes)
+    first, again = (simulate(plan, program, seed=seed) for seed in (1, 2))
+    assert first.cycles == again.cycles and first.records == again.records and first.results == again.results
+    slow = simulate(plan, program, knobs={"latency": 900, "stall": 3, "split": 2, "reorder": 1})
+    assert slow.results == first.results and slow.cycles > first.cycles
+
+
+def test_corrupt_frames_in_the_middle(tmp_path, program):
+    rng = np.random.default_rng(7)
+    files = [encode(picture(rng, 48, 40, ChromaFormat.C420), 75) for _ in range(7)]
+    files[2] = files[2][: len(files[2]) // 2]
+    progressive = io.BytesIO()
+    Image.new("RGB", (48, 40), "teal").save(progressive, "JPEG", progressive=True)
+    files[4] = progressive.getvalue()
+    mux(tmp_path / "broken.mkv", files, Fraction(25), 48, 40)
+    assert jpeg_files(tmp_path / "broken.mkv") == files
+
+    job = load_job(job_file(tmp_path, 'clip = "broken.mkv"', "width_pixels = 64\nheight_pixels = 30"))
+    assert job.streams[0].untouched
+    result = run_job(job, tmp_path / "out")
+    assert result.mismatches == []
+    assert result.exit_code == 1 and len(result.failed) == 8
+
+    report = json.loads((tmp_path / "out" / "small" / "report.json").read_text())
+    for frame, status in ((2, "JpegTruncated"), (4, "JpegUnsupportedProgressive")):
+        ends = {t["engine"]: (t["status"], t["where"]) for t in report["tasks"] if t["frame"] == frame}
+        golden = decode_frame(files[frame])
+        assert ends["Ingest"] == ("Ok", 0) and ends["JpegDecode"] == (status, golden.where)
+        assert ends["Compute"] == ("SourceFailed", Status[status].value)
+        assert ends["JpegEncode"] == ends["Egress"] == ("SourceFailed", Status.SourceFailed.value)
+    good = [n for n in range(7) if n not in (2, 4)]
+    targets = [job.outputs[0]]
+    expected = [made.bitstreams[0] for made in transcode([files[n] for n in good], targets)]
+    assert jpeg_files(tmp_path / "out" / "small" / "small.avi") == expected
+
+
+def test_forty_files_decoded_and_encoded_again(program, monkeypatch):
+    """All samplings, qualities, restart intervals, optimized tables and odd sizes to 320x240, in one simulation."""
+    # Pillow's buffer for optimized tables would be too small for noise.
+    monkeypatch.setattr(ImageFile, "MAXBLOCK", 1 << 22)
+    files = []
+    for name, data in pillow_files(40, 80, 320):
+        layout = claimed_layout(data)
+        if layout.height <= 240 and len(files) < 40:
+            files.append((name, data))
+    assert len(files) == 40
+    kinds = {claimed_layout(data).format for _, data in files}
+    assert kinds == set(ChromaFormat)
+    quality = [1, 10, 30, 50, 75, 90, 95, 100]
+    restart = [0, 1, 0, 3, 0, 20, 0, 7]
+    chains, golden, claims = [], [], []
+    for n in range(8):
+        some = tuple(data for _, data in files[n::8])
+        layouts = [claimed_layout(data) for data in some]
+        width, height = (max(getattr(layout, side) for layout in layouts) for side in ("width", "height"))
+        leg = Leg(width, height, quality[n], restart[n], scales=False, format=ChromaFormat.C444)
+        chains.append(Chain(some, max(layout.lines for layout in layouts), (leg,), surfaces=len(some)))
+        made = [decode_frame(data) for data in some]
+        again = [(encode(m.decoded, quality[n], restart[n]),) for m in made]
+        golden.append([dataclasses.replace(m, bitstreams=files) for m, files in zip(made, again)])
+        claims.append([layout.lines for layout in layouts])
+    plan = plan_chains(chains, dram_lines=CONFIG.chip.memory_lines, host_bytes=CONFIG.host_bytes)
+    outcome = simulate(plan, program)
+    rooms = [chain.surface_lines for chain in chains]
+    mismatches, failed = compare_outcome(outcome, golden, claims, rooms, list(range(8)))
+    assert (mismatches, failed) == ([], [])
+    # The surfaces themselves, against libjpeg-turbo's planes.
+    for n, chain in enumerate(chains):
+        for k, data in enumerate(chain.files):
+            assert same_as_libjpeg(data, outcome.surface(n, k)) is None, files[n::8][k][0]
+
+
+def test_single_decode(tmp_path, program):
+    frames = [picture(np.random.default_rng(n), 75, 43, ChromaFormat.C422) for n in range(3)]
+    files = [encode(frame, 85, 4) for frame in frames]
+    mux(tmp_path / "clip.avi", files, Fraction(25), 75, 43)
+    result = decode_file(tmp_path / "clip.avi", tmp_path / "out.y4m", on="rtl", progress=quiet)
+    assert (result.mismatches, result.failed) == ([], [])
+    assert list(read_y4m(tmp_path / "out.y4m")) == [decode(data).frame for data in files]
+
+    (tmp_path / "bad.jpg").write_bytes(files[0][:300])
+    result = decode_file(tmp_path / "bad.jpg", tmp_path / "bad.y4m", on="rtl", progress=quiet)
+    assert result.exit_code == 1 and result.mismatches == [] and len(result.failed) == 1
+    assert not (tmp_path / "bad.y4m").exists()
+
+
+@pytest.mark.parametrize("kind", ChromaFormat, ids=str)
+def test_single_encode(tmp_path, program, kind):
+    frames = [picture(np.random.default_rng(n), 51, 35, kind) for n in range(2)]
+    write_y4m(tmp_path / "in.y4m", frames)
+    result = encode_file(
+        tmp_path / "in.y4m", tmp_path / "out.mjpeg", quality=60, restart_interval=3, on="rtl", progress=quiet
+    )
+    assert (result.mismatches, result.failed) == ([], [])
+    assert (tmp_path / "out.mjpeg").read_bytes() == b"".join(encode(frame, 60, 3) for frame in frames)
+
+
+def test_what_does_not_end_is_named(program):
+    files = tuple(encode(picture(np.random.default_rng(n), 64, 64, ChromaFormat.C420), 75) for n in range(3))
+    chain = Chain(files, claimed_layout(files[0]).lines, (Leg(50, 30, 90),))
+    plan = plan_chains([chain], dram_lines=CONFIG.chip.memory_lines, host_bytes=CONFIG.host_bytes, limit=2500)
+    with pytest.raises(SimulationError) as error:
+        simulate(plan, program)
+    line = str(error.value)
+    assert "tasks did not end within" in line and "JpegDecode of stream 0 frame" in line and "\n" not in line
