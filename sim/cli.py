@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 __all__ = ["main"]
@@ -66,10 +66,15 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
         yield line
         return
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}")]
     with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(shown, description=what, completed=done, total=total or None)
+        shown = bar.add_task("", total=None, count="")
+
+        def update(what: str, done: int, total: int) -> None:
+            count = f"{done} of {total} tasks" if total else ""
+            bar.update(shown, description=what, completed=done, total=total or None, count=count)
+
+        yield update
 
 
 @contextmanager

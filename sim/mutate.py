@@ -50,8 +50,10 @@ WIDTH = 8
 CHOSEN: Mapping[str, tuple[str, ...]] = {"lib.arbiter": ("5",)}
 """Which of a testbench's builds are broken, where not all of them."""
 
+# No merging once it is flat: a register of the block would become one with a checker's, and break both.
 _SCRIPT = (
-    "read_rtlil {name}.il; hierarchy -top top; proc; flatten; memory_collect; opt -nodffe -nosdff; wreduce; opt_clean; "
+    "read_rtlil {name}.il; hierarchy -top top; proc; memory_collect; opt -nodffe -nosdff; wreduce; opt_clean; "
+    "flatten; opt_expr; opt_clean; "
     "select -write {name}.cells a:src=*{file}:*; "
     "mutate -list {count} -seed {seed} -ctrl mutant {width} 1 -o {name}.mutants a:src=*{file}:*; "
     "script {name}.mutants; opt_clean; write_verilog -noattr {name}.v"
@@ -151,7 +153,7 @@ def _read(block: str, line: str) -> Mutant:
     at = int(re.findall(r":(\d+)", mark)[0])
     text = (ROOT / file).read_text().splitlines()[at - 1].strip() if at else ""
     wire = f" of {options['wire'].lstrip(chr(92))}[{options.get('wirebit', '0')}]" if "wire" in options else ""
-    kind = re.sub(r"[$\\]|\$\d+.*", "", options["cell"])
+    kind = re.sub(r"[$\\]", "", options["cell"].split(".")[-1])
     change = f"{options['mode']} at {options['port'].lstrip(chr(92))}[{options['portbit']}] of {kind}{wire}"
     stable = re.sub(r"\d{2,}", "", f"{block} {change} {options.get('ctrlbit', '')} {text}")
     key = hashlib.sha256(stable.encode()).hexdigest()[:12]

@@ -11,10 +11,8 @@ from tessera.hw.host.dma_read import DmaRead, DmaReadPort, ReadConfig
 from tessera.hw.host.dma_write import DmaWrite, DmaWritePort
 from tessera.hw.host.registers import (
     ChipParameters,
-    Refusal,
     RegisterPort,
     Registers,
-    WindowWrite,
 )
 from tessera.hw.host.rings import Completion, Submission
 from tessera.hw.host.tlp import (
@@ -32,6 +30,7 @@ from tessera.hw.host.tlp import (
     request_first_byte,
 )
 from tessera.hw.lib.streams import connect, observe
+from tessera.hw.memory.port import Refusal, WindowWrite
 
 __all__ = ["HostConfig", "HostPort", "Receiver", "Transmitter"]
 

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.hw.engine import EngineKind
 from tessera.hw.lib.streams import observe
-from tessera.hw.memory.port import Window
+from tessera.hw.memory.port import Refusal, WindowWrite
 
 __all__ = [
     "ADDRESS",
@@ -18,14 +18,12 @@ __all__ = [
     "VERSION",
     "ChipParameters",
     "MsiSetup",
-    "Refusal",
     "Register",
     "RegisterPort",
     "RegisterRequest",
     "Registers",
     "RingControl",
     "StatusBit",
-    "WindowWrite",
     "register_table",
 ]
 
@@ -180,23 +178,6 @@ class RegisterPort(wiring.Signature):
         return isinstance(other, RegisterPort)
 
     __hash__ = None
-
-
-class WindowWrite(data.Struct):
-    """An entry for the window table."""
-
-    index: 6
-    window: Window
-
-
-class Refusal(data.Struct):
-    """An access that a window refused."""
-
-    client: 5
-    id: 3
-    write: 1
-    window: 6
-    offset: 26
 
 
 class MsiSetup(data.Struct):

@@ -4,7 +4,6 @@ from amaranth.hdl import *
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.host.registers import Refusal, WindowWrite
 from tessera.hw.lib.arbiter import RoundRobin
 from tessera.hw.lib.streams import Skid, connect, observe
 from tessera.hw.memory.port import (
@@ -13,8 +12,10 @@ from tessera.hw.memory.port import (
     MemoryPort,
     MemoryStatus,
     Op,
+    Refusal,
     Request,
     Window,
+    WindowWrite,
     line_port,
 )
 

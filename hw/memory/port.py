@@ -23,10 +23,12 @@ __all__ = [
     "MemoryPort",
     "MemoryStatus",
     "Op",
+    "Refusal",
     "Request",
     "Response",
     "Rights",
     "Window",
+    "WindowWrite",
     "line_port",
 ]
 
@@ -126,3 +128,20 @@ class Window(data.Struct):
     base: 30
     length: 27
     rights: Rights
+
+
+class WindowWrite(data.Struct):
+    """An entry for the window table."""
+
+    index: 6
+    window: Window
+
+
+class Refusal(data.Struct):
+    """An access that a window refused."""
+
+    client: 5
+    id: 3
+    write: 1
+    window: 6
+    offset: 26

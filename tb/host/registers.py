@@ -16,10 +16,10 @@ from tessera.hw.host.registers import (
     REGISTERS,
     VERSION,
     ChipParameters,
-    Refusal,
     Registers,
     register_table,
 )
+from tessera.hw.memory.port import Refusal
 from tessera.tb.bench import Bench, Dut, pack
 
 CHIP = ChipParameters(engines=(EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Egress), memory_lines=1 << 22)

@@ -27,7 +27,8 @@ async def every_access_is_answered_in_order(dut, stall, port_stall):
         requests.append({"op": op, "id": id, "window": window, "offset": offset, "data": data})
         refused = window >= 4 or offset >= (50 if window == 2 else 64)
         place = window * 64 + offset
-        expected.append((op, id, MemoryStatus.Refused if refused else MemoryStatus.Ok, None if refused else lines[place]))
+        status = MemoryStatus.Refused if refused else MemoryStatus.Ok
+        expected.append((op, id, status, None if refused else lines[place]))
         if op == Op.Write and not refused:
             lines[place] = data
     cocotb.start_soon(bench.send("port.request", requests, port_stall))

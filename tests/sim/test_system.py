@@ -16,7 +16,7 @@ from tessera.golden.transcoder import decode_frame, transcode
 from tessera.hw.config import SystemConfig
 from tessera.hw.engine import EngineKind, Status
 from tessera.sim.claims import claimed_layout
-from tessera.sim.clips import count_frames, jpeg_files, mux, same_as_libjpeg
+from tessera.sim.clips import count_frames, find_clip, jpeg_files, make_jpeg, mux, pictures, same_as_libjpeg
 from tessera.sim.compare import compare_outcome
 from tessera.sim.job import load_job
 from tessera.sim.plan import Chain, Leg, plan_chains
@@ -64,6 +64,21 @@ def test_small_job(tmp_path, program):
     assert report["cycles"] <= 1.1 * busiest
     page = (folder / "report.html").read_text()
     assert "0 mismatches" in page and "small.avi" in page and page.count("<svg") == 5
+
+
+def test_several_streams_and_outputs(tmp_path, program):
+    (tmp_path / "job.toml").write_text(
+        '[job]\nname = "many"\n[slots]\nbitstream_in = 2\ndecoded = 2\nscaled = 2\nbitstream_out = 2\n'
+        '[[stream]]\nclip = "carphone"\nframes = 3\nwidth_pixels = 40\nheight_pixels = 32\n'
+        '[[stream]]\nclip = "bikes"\nframes = 6\nwidth_pixels = 49\nheight_pixels = 21\nsubsampling = "4:4:4"\n'
+        '[[output]]\nstream = "bikes"\nwidth_pixels = 90\nheight_pixels = 40\nfile = "bikes.mkv"\n'
+        '[[output]]\nstream = "carphone"\nwidth_pixels = 20\nheight_pixels = 20\nfile = "small.mov"\n'
+        '[[output]]\nstream = "carphone"\nwidth_pixels = 40\nheight_pixels = 32\nquality = 95\nfile = "same.avi"\n'
+    )
+    result = run_job(load_job(tmp_path / "job.toml"), tmp_path / "out")
+    assert (result.mismatches, result.failed) == ([], [])
+    folder = tmp_path / "out" / "many"
+    assert [count_frames(folder / name) for name in ("bikes.mkv", "small.mov", "same.avi")] == [6, 3, 3]
 
 
 def test_same_plan_same_cycles(program):
@@ -139,6 +154,29 @@ def test_forty_files_decoded_and_encoded_again(program, monkeypatch):
     for n, chain in enumerate(chains):
         for k, data in enumerate(chain.files):
             assert same_as_libjpeg(data, outcome.surface(n, k)) is None, files[n::8][k][0]
+
+
+@pytest.mark.soak
+def test_full_hd(program):
+    (picture_of_clip,) = pictures(find_clip("bigbuckbunny"), 100, 1)
+    image = picture_of_clip.to_image().resize((1920, 1080))
+    files = (
+        make_jpeg(image, quality=75, subsampling=ChromaFormat.C420),
+        make_jpeg(image, quality=90, subsampling=ChromaFormat.C422, restart_interval=120),
+    )
+    chains, golden, claims = [], [], []
+    for data in files:
+        layout = claimed_layout(data)
+        leg = Leg(1920, 1080, 85, scales=False, format=layout.format, bitstream_slots=1)
+        chains.append(Chain((data,), layout.lines, (leg,)))
+        made = decode_frame(data)
+        golden.append([dataclasses.replace(made, bitstreams=(encode(made.decoded, 85),))])
+        claims.append([layout.lines])
+    plan = plan_chains(chains, dram_lines=CONFIG.chip.memory_lines, host_bytes=CONFIG.host_bytes)
+    outcome = simulate(plan, program)
+    assert compare_outcome(outcome, golden, claims, [c.surface_lines for c in chains], [0, 1]) == ([], [])
+    for n, data in enumerate(files):
+        assert same_as_libjpeg(data, outcome.surface(n, 0)) is None
 
 
 def test_single_decode(tmp_path, program):

@@ -69,8 +69,9 @@ class _Component(data.Struct):
 class Parser(wiring.Component):
     """Parses a file, by the rules of :mod:`tessera.golden.jpeg.decoder`.
 
-    It takes a byte per cycle, two in segments that are skipped; a marker segment takes 4 cycles more than its bytes, a
-    quantization table 1, a Huffman table 34 to 57 more than its BITS and HUFFVAL.
+    It takes a byte per cycle, two in segments that are skipped. A segment takes up to 4 cycles more, a quantization
+    table 1, a Huffman table 2 for each of its 16 counts and up to 30 for its short codes: the headers of a 4:2:0 file
+    with the standard's tables (623 bytes) take less than 1,000 cycles.
 
     Tables go out as they come. At a scan's beginning the scan goes out and the parser leaves ``file`` alone until it
     gets, in ``resume``, the marker that followed the scan's data.

@@ -1,11 +1,14 @@
 """Testbench of hw/codec/jpeg/parser.py."""
 
 import cocotb
+import numpy as np
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from tessera.golden.frames import ChromaFormat
 from tessera.golden.jpeg.decoder import JpegError, decode
+from tessera.golden.jpeg.encoder import encode
 from tessera.golden.jpeg.headers import HeaderReader
 from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL, Marker
 from tessera.hw.codec.jpeg.bits import ByteFeed, Ending
@@ -18,7 +21,7 @@ from tessera.hw.lib.streams import connect
 from tessera.hw.memory.bitstream_reader import ByteGroup
 from tessera.tb.bench import Bench, Dut, unpack
 from tessera.tb.codec.jpeg.bits import groups
-from tessera.tb.codec.jpeg.corpus import exotic, hostile, pillow_files
+from tessera.tb.codec.jpeg.corpus import exotic, hostile, picture, pillow_files
 
 
 class Headers(wiring.Component):
@@ -192,3 +195,22 @@ async def targets_too_small(dut):
         assert (scan is None) == small
         assert not small or (Status(verdict.status), verdict.where) == (Status.TargetTooSmall, 512)
         feeding.cancel()
+
+
+@cocotb.test()
+async def headers_take_so_many_cycles(dut):
+    bench = Bench(dut, DUTS)
+    if bench.stalled:
+        return
+    data = encode(picture(np.random.default_rng(1), 16, 16, ChromaFormat.C420), 75)
+    header = decode(data).scans[0].offset + 14
+    assert header == 623
+    feeding = await begin(bench, data)
+    began = bench.now()
+    bench.port("quantizers.ready").value = 1
+    while not bench.port("scan.valid").value:
+        await bench.cycles(1)
+    taken = bench.now() - began
+    dut._log.info(f"{header} bytes of headers: {taken} cycles")
+    assert header < taken < 1000
+    feeding.cancel()
