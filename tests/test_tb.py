@@ -18,6 +18,10 @@ NO_BENCH_NEEDED = {
     "tessera.hw.config",
     "tessera.hw.engine",
     "tessera.hw.memory.port",
+    # Figures in Python: tests/hw/test_layout.py.
+    "tessera.hw.memory.layout",
+    # Proven in the system, by tb/system.py and tests/sim.
+    "tessera.hw.gpu",
     # Proven through every bench that keeps frames in it.
     "tessera.hw.models.storage",
 }
