@@ -78,10 +78,11 @@ def run_bench(module: str, dut: str, tests: list[str]) -> dict[str, float]:
 
 def _run_system() -> dict[str, float]:
     out = build_folder() / "bench" / f"run-{JOB}"
-    command = [str(Path(sys.executable).parent / "tessera"), "run", str(ROOT / "sim" / "jobs" / f"{JOB}.toml")]
+    command = [str(Path(sys.executable).parent / "tessera"), "run", JOB]
     result = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, cwd=ROOT)
     if result.returncode:
-        raise BuildError(f"the job {JOB} failed: {(result.stdout + result.stderr).strip().splitlines()[-1]}")
+        said = (result.stdout + result.stderr).strip().splitlines() or ["?"]
+        raise BuildError(f"the job {JOB} failed with code {result.returncode}: {said[-1]}")
     report = next(out.rglob("report.json"))
     return measure.figures_of_run(json.loads(report.read_text()), JOB)
 

@@ -58,8 +58,8 @@ _REFRESH_LEAVES = 1 - 350 / 7800
 TARGETS = (
     Target(r"^codec\.jpeg\.(decoder|encoder).*cycles[ _]per[ _]pixel", 1.5, True, "cycles/pixel"),
     Target(r"^compute\.engine.*cycles[ _]per[ _]pixel", 0.5, True, "cycles/pixel"),
-    Target(r"^memory\..*\.Linear$", 0.99 * _REFRESH_LEAVES, False, "lines/cycle"),
-    Target(r"^memory\..*\.Fetches$", 0.90, False, "lines/cycle"),
+    Target(r"^memory\..*linear_read$", 0.99 * _REFRESH_LEAVES, False, "lines/cycle"),
+    Target(r"^memory\..*fetch_21x21$", 0.90, False, "lines/cycle"),
     Target(r"slowdown", 1.05, True, "x"),
     Target(r"overlap$", 1.1, True, "x"),
     Target(r"violations$", 0, True, ""),
@@ -71,6 +71,7 @@ _UNITS = (
     (r"cycles[ _]per[ _]second", "cycles/s"),
     (r"^synth/", ""),
     (r"^memory\.ddr", "lines/cycle"),
+    (r"bytes", "bytes"),
     (r"cycles", "cycles"),
 )
 

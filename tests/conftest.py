@@ -9,13 +9,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = Path(__file__).with_name("durations.json")
 UNKNOWN = 5.0
-"""Seconds that a test counts for until it was timed."""
+"""Seconds that a test counts for until it was timed, ..."""
+UNKNOWN_BENCH = 30.0
+"""... and one that builds a simulation."""
 
 
 def _times():
     """Seconds that each test took when it was last timed, on this machine if it ran here."""
     here = _kept_here()
     return {**json.loads(TIMES.read_text()), **(json.loads(here.read_text()) if here.exists() else {})}
+
+
+def _seconds(times, item):
+    return times.get(item.nodeid, UNKNOWN_BENCH if item.name.startswith("test_bench[") else UNKNOWN)
 
 
 def _kept_here():
@@ -52,13 +58,13 @@ def pytest_collection_modifyitems(config, items):
     soak = config.getoption("--soak")
     chosen = [item for item in items if (item.get_closest_marker("soak") is not None) == soak]
     times = _times()
-    chosen.sort(key=lambda item: -times.get(item.nodeid, UNKNOWN))
+    chosen.sort(key=lambda item: -_seconds(times, item))
     within = config.getoption("--within")
     if within is not None:
         workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         spent, quick = 0.0, set()
         for item in reversed(chosen):
-            spent += times.get(item.nodeid, UNKNOWN) / workers
+            spent += _seconds(times, item) / workers
             if spent > within:
                 break
             quick.add(item)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image, ImageFile
 from tessera.golden.frames import ChromaFormat, read_y4m, write_y4m
 from tessera.golden.jpeg.decoder import decode
 from tessera.golden.jpeg.encoder import encode
-from tessera.golden.transcoder import decode_frame, transcode
+from tessera.golden.transcoder import Target, decode_frame, transcode
 from tessera.hw.config import SystemConfig
 from tessera.hw.engine import EngineKind, Status
+from tessera.hw.lib.streams import Instruments
 from tessera.sim.claims import claimed_layout
 from tessera.sim.clips import count_frames, find_clip, jpeg_files, make_jpeg, mux, pictures, same_as_libjpeg
 from tessera.sim.compare import compare_outcome
@@ -98,6 +100,9 @@ def test_corrupt_frames_in_the_middle(tmp_path, program):
     progressive = io.BytesIO()
     Image.new("RGB", (48, 40), "teal").save(progressive, "JPEG", progressive=True)
     files[4] = progressive.getvalue()
+    # A frame header that claims 4000x4000.
+    frame_header = files[5].index(b"\xff\xc0")
+    files[5] = files[5][: frame_header + 5] + b"\x0f\xa0\x0f\xa0" + files[5][frame_header + 9 :]
     mux(tmp_path / "broken.mkv", files, Fraction(25), 48, 40)
     assert jpeg_files(tmp_path / "broken.mkv") == files
 
@@ -105,16 +110,19 @@ def test_corrupt_frames_in_the_middle(tmp_path, program):
     assert job.streams[0].untouched
     result = run_job(job, tmp_path / "out")
     assert result.mismatches == []
-    assert result.exit_code == 1 and len(result.failed) == 8
+    assert result.exit_code == 1 and len(result.failed) == 12
 
     report = json.loads((tmp_path / "out" / "small" / "report.json").read_text())
-    for frame, status in ((2, "JpegTruncated"), (4, "JpegUnsupportedProgressive")):
+    for frame, status, where in (
+        (2, "JpegTruncated", decode_frame(files[2]).where),
+        (4, "JpegUnsupportedProgressive", decode_frame(files[4]).where),
+        (5, "TargetTooSmall", claimed_layout(files[5]).lines),
+    ):
         ends = {t["engine"]: (t["status"], t["where"]) for t in report["tasks"] if t["frame"] == frame}
-        golden = decode_frame(files[frame])
-        assert ends["Ingest"] == ("Ok", 0) and ends["JpegDecode"] == (status, golden.where)
+        assert ends["Ingest"] == ("Ok", 0) and ends["JpegDecode"] == (status, where)
         assert ends["Compute"] == ("SourceFailed", Status[status].value)
         assert ends["JpegEncode"] == ends["Egress"] == ("SourceFailed", Status.SourceFailed.value)
-    good = [n for n in range(7) if n not in (2, 4)]
+    good = [n for n in range(7) if n not in (2, 4, 5)]
     targets = [job.outputs[0]]
     expected = [made.bitstreams[0] for made in transcode([files[n] for n in good], targets)]
     assert jpeg_files(tmp_path / "out" / "small" / "small.avi") == expected
@@ -177,6 +185,24 @@ def test_full_hd(program):
     assert compare_outcome(outcome, golden, claims, [c.surface_lines for c in chains], [0, 1]) == ([], [])
     for n, data in enumerate(files):
         assert same_as_libjpeg(data, outcome.surface(n, 0)) is None
+
+
+@pytest.mark.soak
+def test_stalls_in_every_stream_change_no_bit():
+    seed = int(os.environ["TESSERA_SEED"])
+    files = tuple(encode(picture(np.random.default_rng(n), 60, 44, ChromaFormat(n)), 75) for n in range(4))
+    room = max(claimed_layout(data).lines for data in files)
+    plan = plan_chains(
+        [Chain(files, room, (Leg(50, 70, 90, 2),))],
+        dram_lines=CONFIG.chip.memory_lines,
+        host_bytes=CONFIG.host_bytes,
+        limit=4_000_000,
+    )
+    stalled = build_system(CONFIG, instruments=Instruments(checkers=True, stalls=seed))
+    golden = list(transcode(files, [Target(50, 70, 90, 2)]))
+    outcome = simulate(plan, stalled, knobs={"stall": 4, "reorder": 1, "latency": seed % 300})
+    claims = [[claimed_layout(data).lines for data in files]]
+    assert compare_outcome(outcome, [golden], claims, [room], [0]) == ([], [])
 
 
 def test_single_decode(tmp_path, program):

@@ -10,7 +10,11 @@ BASELINE = measure.baseline()["synth"]
 AGAIN = "if that is right: make bench ACCEPT=1"
 
 
-@pytest.mark.parametrize("name", list(synth.BLOCKS))
+# The chip takes as long as all its blocks together.
+LONG = {"chip": pytest.mark.soak}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG.get(name, ())) for name in synth.BLOCKS])
 def test_counts_are_the_baselines(name):
     assert name in BASELINE, f"{name} is not in baseline.json; {AGAIN}"
     counts, _ = synth.count(synth.BLOCKS[name])

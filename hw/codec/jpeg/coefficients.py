@@ -30,7 +30,7 @@ class Dequantizer(wiring.Component):
     """Multiplies coefficients by their quantizers, puts them in their places, fills up with zeros and offers columns.
 
     One token per cycle; columns of a block are offered from 3 cycles after its last token was taken, one per cycle. One
-    block fills while another leaves. A block that is not ``inside`` is dropped, which costs 3 cycles.
+    block fills while another leaves. A block that is not ``inside`` is dropped, which costs 2 cycles.
 
     Products wrap to signed 16 bits.
 

@@ -53,9 +53,13 @@ class _Core(wiring.Component):
         for client, part in enumerate((reader, writer)):
             connect(m, part.request, getattr(share, f"request{client}"))
         connect(m, share.memory.request, wiring.flipped(self.memory.request))
-        connect(m, wiring.flipped(self.memory.response), share.memory.response)
-        connect(m, share.response0, reader.response)
-        # The envelope waits for the acknowledgements.
+        # Responses are taken at once, so nothing may stand in their way. The envelope counts the acknowledgements.
+        for response, sink in ((self.memory.response, share.memory.response), (share.response0, reader.response)):
+            m.d.comb += [
+                sink.valid.eq(response.valid),
+                sink.payload.eq(response.payload),
+                response.ready.eq(sink.ready),
+            ]
         m.d.comb += share.response1.ready.eq(1)
 
         # The task.

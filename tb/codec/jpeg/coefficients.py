@@ -83,4 +83,4 @@ async def one_token_per_cycle(dut):
     began = bench.now()
     dropped = [token for block in full[:2] for token in tokens([*block[:4], (60, 1)], {}, 0, 0)]
     ended = await bench.send("i", dropped)
-    assert ended - began == 5 + 3 + 5
+    assert ended - began == 5 + 2 + 5
