@@ -25,7 +25,7 @@ from rich.table import Table
 import tessera.tb
 from tessera.hw.lib.streams import Instruments
 from tessera.sim import measure, synth
-from tessera.sim.build import BuildError, build, build_folder, elaborate
+from tessera.sim.build import BuildError, bench_hash, build, build_folder, elaborate
 
 __all__ = ["measuring_tests", "run_bench"]
 
@@ -56,7 +56,8 @@ def _benches() -> Iterator[tuple[str, str, list[str]]]:
 def run_bench(module: str, dut: str, tests: list[str]) -> dict[str, float]:
     """Run the measuring `tests` of one build of a testbench; its figures by full name."""
     entry = importlib.import_module(module).DUTS[dut]
-    program = build(elaborate(f"{module} {dut}", entry.make, instruments=Instruments(checkers=True)))
+    key = f"{module} {dut} {bench_hash(module)}"
+    program = build(elaborate(key, entry.simulated, instruments=Instruments(checkers=True)))
     run = f"{module.removeprefix('tessera.tb.')}-{dut}"
     folder = build_folder() / "bench" / run
     (folder / measure.FIGURES).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import importlib.metadata
 import os
 import re
@@ -32,7 +33,17 @@ import tessera.hw
 from tessera.hw.lib.streams import Instruments, instrumented
 from tessera.hw.models.storage import STORAGE_VERILOG
 
-__all__ = ["BuildError", "Program", "TestResult", "build", "build_folder", "elaborate", "locked", "source_hash"]
+__all__ = [
+    "BuildError",
+    "Program",
+    "TestResult",
+    "bench_hash",
+    "build",
+    "build_folder",
+    "elaborate",
+    "locked",
+    "source_hash",
+]
 
 _WAIVED = "ASCRANGE CASEINCOMPLETE CASEOVERLAP CASEX CMPCONST COMBDLY DECLFILENAME INITIALDLY UNOPTFLAT UNSIGNED " \
     "UNUSEDSIGNAL UNUSEDPARAM UNDRIVEN WIDTHEXPAND WIDTHTRUNC WIDTHCONCAT PINCONNECTEMPTY PROCASSINIT BLKSEQ STMTDLY " \
@@ -59,6 +70,18 @@ class TestResult:
 def build_folder() -> Path:
     """Where everything that can be made again is kept."""
     return Path(os.environ.get("TESSERA_BUILD", "build")).absolute()
+
+
+def bench_hash(module: str) -> str:
+    """Hash of a testbench and of the testbenches' modules that it imports: what it builds may stand in them."""
+    texts: dict[str, str] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name not in texts:
+            texts[name] = Path(str(importlib.import_module(name).__file__)).read_text()
+            todo += re.findall(r"^(?:from|import) (tessera\.tb[.\w]*)", texts[name], re.MULTILINE)
+    return _digest(*(texts[name] for name in sorted(texts)))
 
 
 def _digest(*parts: str | bytes) -> str:

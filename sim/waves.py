@@ -23,7 +23,17 @@ from tessera.hw.config import SystemConfig
 from tessera.hw.system import System
 from tessera.sim.build import build_folder, elaborate, source_hash
 
-__all__ = ["ALL", "GROUPS", "Waves", "WavesError", "state_names", "states_of", "trace_format", "traced_names"]
+__all__ = [
+    "ALL",
+    "GROUPS",
+    "Waves",
+    "WavesError",
+    "for_tracing",
+    "state_names",
+    "states_of",
+    "trace_format",
+    "traced_names",
+]
 
 GROUPS = {
     "host": ("top.host_model", "top.chip.host"),
@@ -81,8 +91,8 @@ class Waves:
         self.format = trace_format()
 
     def verilog(self, config: SystemConfig) -> str:
-        """The system with the names of its enums' members."""
-        return elaborate(f"system {config!r}", lambda: System(config), src=True)
+        """The system with the names of its enums' members, made for tracing."""
+        return for_tracing(elaborate(f"system {config!r}", lambda: System(config), src=True))
 
     @property
     def control(self) -> str:
@@ -148,7 +158,10 @@ class _Signal:
 
 
 _MODULE = re.compile(r"^module (\\\S+|\w+) ?\(")
-_DECLARED = re.compile(r"^\s*(?:input|output|wire|reg)\s+(?:\[(\d+):0\]\s+)?(\\\S+|\w+)\s*(?:=.*)?;")
+_DECLARED = re.compile(
+    r"^(?:/\*verilator tracing_off\*/)?\s*(?:input|output|wire|reg)\s+(?:\[(\d+):0\]\s+)?(\\\S+|\w+)\s*"
+    r"(?:=.*)?;(?:/\*verilator tracing_on\*/)?$"
+)
 _ENUM = re.compile(r'^\s*\(\* enum_value_([01]+) = "(.*)" \*\)')
 
 
@@ -168,6 +181,21 @@ def _modules(verilog: str) -> dict[str, dict[str, _Signal]]:
                 signals[name] = _Signal(int(found[1] or 0) + 1, enum)
             enum = {}
     return modules
+
+
+def for_tracing(verilog: str) -> str:
+    """Verilog in which signals without a name of their own, and payloads whose fields are signals, are not traced.
+
+    They are more than half of a waveform.
+    """
+    structs = {name.rpartition(".")[0] for signals in _modules(verilog).values() for name in signals if "." in name}
+    lines = verilog.splitlines()
+    for n, line in enumerate(lines):
+        if found := _DECLARED.match(line):
+            name = found[2].lstrip("\\")
+            if "$" in name or (name in structs and "__payload" in name):
+                lines[n] = f"/*verilator tracing_off*/{line}/*verilator tracing_on*/"
+    return "\n".join(lines) + "\n"
 
 
 def _ports(signals: Mapping[str, _Signal]) -> Iterator[tuple[str, int]]:

@@ -54,11 +54,18 @@ class Dut:
         counts skip themselves there: ``if bench.stalled: return``.
     tests
         Regular expression of the names of the tests that run on this build; all unless told.
+    watched
+        Put a checker at each output stream as well: for every block that never withdraws what it has offered.
     """
 
     make: Callable[[], Any]
     stalls: bool = False
     tests: str | None = None
+    watched: bool = False
+
+    def simulated(self) -> Any:
+        """The component as the tests see it."""
+        return Watched(self.make()) if self.watched else self.make()
 
 
 class Watched(wiring.Component):

@@ -10,7 +10,7 @@ import tessera.hw
 import tessera.tb
 from tessera.hw.lib.streams import Instruments
 from tessera.sim import measure
-from tessera.sim.build import build, build_folder, elaborate
+from tessera.sim.build import bench_hash, build, build_folder, elaborate
 
 NOT_BENCHES = {"tessera.tb.bench", "tessera.tb.system"}
 NO_BENCH_NEEDED = {
@@ -47,7 +47,7 @@ def benches():
 @pytest.mark.parametrize("name, dut, entry, stalls", list(benches()))
 def test_bench(name, dut, entry, stalls, request):
     instruments = Instruments(checkers=True, stalls=1 if stalls else None)
-    program = build(elaborate(f"{name} {dut}", entry.make, instruments=instruments))
+    program = build(elaborate(f"{name} {dut} {bench_hash(name)}", entry.simulated, instruments=instruments))
     folder = build_folder() / "tests" / request.node.callspec.id
     (folder / measure.FIGURES).unlink(missing_ok=True)
     environment = {"TESSERA_DUT": dut, "TESSERA_STALLS": "1" if stalls else ""}

@@ -6,7 +6,7 @@ from amaranth.hdl import unsigned
 from tessera.hw.lib.arbiter import RoundRobin
 from tessera.tb.bench import Bench, Dut
 
-DUTS = {f"{n}": Dut(lambda n=n: RoundRobin(unsigned(16), n)) for n in (1, 2, 5)}
+DUTS = {f"{n}": Dut(lambda n=n: RoundRobin(unsigned(16), n), watched=True) for n in (1, 2, 5)}
 
 
 @cocotb.test()

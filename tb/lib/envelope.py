@@ -96,6 +96,7 @@ DUTS = {
             Envelope(CopyCore(), source=SlotKind.Bitstream, target=SlotKind.Bitstream, watchdog=WATCHDOG)
         ),
         stalls=True,
+        watched=True,
     )
 }
 SOURCE, TARGET = Slot(1), Slot(2)

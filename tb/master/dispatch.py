@@ -10,8 +10,8 @@ from tessera.tb.bench import Bench, Dut
 
 KINDS = (EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Compute)
 DUTS = {
-    "three": Dut(lambda: Dispatch(KINDS, depth=4)),
-    "one": Dut(lambda: Dispatch(KINDS[1:2], depth=4), tests="unknown|latency"),
+    "three": Dut(lambda: Dispatch(KINDS, depth=4), watched=True),
+    "one": Dut(lambda: Dispatch(KINDS[1:2], depth=4), tests="unknown|latency", watched=True),
 }
 
 

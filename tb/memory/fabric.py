@@ -9,7 +9,7 @@ from tessera.hw.memory.fabric import Fabric
 from tessera.hw.memory.port import MemoryStatus, Op
 from tessera.tb.bench import Bench, Dut
 
-DUTS = {"one": Dut(lambda: Fabric(1)), "five": Dut(lambda: Fabric(5), stalls=True)}
+DUTS = {"one": Dut(lambda: Fabric(1), watched=True), "five": Dut(lambda: Fabric(5), stalls=True, watched=True)}
 
 WINDOWS = {
     0: {"node": 3, "base": 0x100, "length": 0x40, "rights": {"read": 1, "write": 1}},

@@ -6,7 +6,7 @@ from tessera.hw.memory.port import Op
 from tessera.hw.memory.share import PortShare
 from tessera.tb.bench import Bench, Dut
 
-DUTS = {"one": Dut(lambda: PortShare(1)), "three": Dut(lambda: PortShare(3), stalls=True)}
+DUTS = {"one": Dut(lambda: PortShare(1), watched=True), "three": Dut(lambda: PortShare(3), stalls=True, watched=True)}
 
 
 @cocotb.test()

@@ -47,9 +47,9 @@ class ReaderHarness(wiring.Component):
 
 
 DUTS = {
-    "reader": Dut(lambda: ReaderHarness(32), stalls=True, tests="reader"),
-    "shallow": Dut(lambda: ReaderHarness(4), tests="reader_gives"),
-    "writer": Dut(lambda: SurfaceWriter(id=5), tests="writer"),
+    "reader": Dut(lambda: ReaderHarness(32), stalls=True, tests="reader", watched=True),
+    "shallow": Dut(lambda: ReaderHarness(4), tests="reader_gives", watched=True),
+    "writer": Dut(lambda: SurfaceWriter(id=5), tests="writer", watched=True),
 }
 GEOMETRIES = [
     (ChromaFormat.C420, 61, 43),

@@ -8,7 +8,7 @@ from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.sim.build import build, elaborate
-from tessera.sim.waves import GROUPS, Waves, WavesError, states_of, traced_names
+from tessera.sim.waves import GROUPS, Waves, WavesError, for_tracing, states_of, traced_names
 
 
 class Kind(enum.Enum, shape=2):
@@ -88,7 +88,7 @@ async def drive(dut):
 
 def test_save_file(tmp_path, monkeypatch):
     waves = Waves(["compute"])
-    text = elaborate("test_waves Top", Top, src=True)
+    text = for_tracing(elaborate("test_waves Top", Top, src=True))
     program = build(text, waves="vcd", control=waves.control)
     (tmp_path / "bench_of_waves.py").write_text(BENCH)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -99,6 +99,8 @@ def test_save_file(tmp_path, monkeypatch):
     names = traced_names(traced)
     assert "top.chip.compute.work_state" in names and "$rootio.clk" in names
     assert not any("jpegdecode" in name for name in names)
+    assert {"top.chip.compute.o__payload.number", "top.chip.compute.o__valid"} < names
+    assert not any("$" in name.replace("$rootio", "") or name == "top.chip.compute.o__payload" for name in names)
 
     waves.write_save_file(tmp_path / "waves.gtkw", traced, text, states_of(Top()))
     lines = (tmp_path / "waves.gtkw").read_text().splitlines()

@@ -4,6 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import data, enum, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from tessera.golden.jpeg.tables import DC_CATEGORY_MAX
 from tessera.hw.codec.jpeg.bits import BitWindow, SegmentBits
 from tessera.hw.codec.jpeg.huffman import LONG_CYCLES, Entry, HuffmanLoad, HuffmanTables
 from tessera.hw.lib.streams import connect, observe
@@ -11,7 +12,7 @@ from tessera.hw.memory.surface import TilePlace
 
 __all__ = ["Block", "EntropyDecoder", "EntropyError", "Token"]
 
-_SYMBOL_BITS = 27
+_SYMBOL_BITS = 16 + DC_CATEGORY_MAX
 _DEPTH = 32
 
 
@@ -56,8 +57,8 @@ class EntropyDecoder(wiring.Component):
 
     One symbol per cycle if its code has ``short_bits`` bits or less, one in 4 cycles if it is longer; a token leaves
     for each symbol (ZRL and EOB give coefficients of 0), 4 cycles later at the earliest. One more cycle for a block
-    that is not offered when the one before it ends. It waits while fewer than 27 bits are there and the segment has not
-    ended, and while 24 tokens or more wait for ``o``.
+    that is not offered when the one before it ends. It waits for bits, which it does not if ``i`` gives 16 of them in
+    every cycle in which it can, and while 24 tokens or more wait for ``o``.
 
     The tables must not be loaded while a segment is decoded.
 
@@ -126,9 +127,13 @@ class EntropyDecoder(wiring.Component):
         # The loop: a symbol's bits are looked up and used within a cycle. An entry that is not used is all zeros.
         table, ta, segment_last = Signal(3), Signal(2), Signal()
         dc, space = Signal(), Signal(6)
-        room, enough, go, long = Signal(), Signal(), Signal(), Signal()
+        room, go, long = Signal(), Signal(), Signal()
         m.d.sync += room.eq(tokens.level < _DEPTH - 8)
-        m.d.comb += enough.eq((window.count >= _SYMBOL_BITS) | self.ended)
+        enough, enough_for_long = Signal(), Signal()
+        m.d.comb += [
+            enough.eq((window.count >= self.short_bits + DC_CATEGORY_MAX) | self.ended),
+            enough_for_long.eq((window.count >= _SYMBOL_BITS) | self.ended),
+        ]
         entry, used, ends = Signal(Entry), Signal(), Signal()
         width = Shape.cast(Entry).width
         m.d.comb += [
@@ -191,8 +196,9 @@ class EntropyDecoder(wiring.Component):
                 with m.If(waited == LONG_CYCLES - 1):
                     m.next = "LongSymbol"
             with m.State("LongSymbol"):
-                m.d.comb += long.eq(1)
-                use_symbol()
+                m.d.comb += long.eq(enough_for_long)
+                with m.If(enough_for_long):
+                    use_symbol()
 
         # Checked a cycle later: nothing of a symbol that fails, or follows one that does, gets further.
         stage1 = data.StructLayout(

@@ -53,7 +53,7 @@ class HuffmanTables(wiring.Component):
 
     *Loading*. A table is loaded as one ``Table``, 16 ``Count``, then a ``Value`` for each code; it replaces the one of
     that number. The table takes 1 cycle, a count 2, a value 1 (2, 4 or 8 if its code has 3, 2 or 1 bits), and the walk
-    over the lengths, up to the last that has codes, a cycle for each.
+    over the 16 lengths a cycle for each, those after the last value included.
 
     *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle in which ``table`` and ``bits`` are set, longer
     ones :data:`LONG_CYCLES` = 3 cycles after they were, if they still are the same then.

@@ -65,12 +65,12 @@ class Coder:
             k = 64 if symbol == 0 else k + 1
         self.tokens += [(place["x"], plane, tq, k, value, n == len(tokens) - 1) for n, (k, value) in enumerate(tokens)]
 
-    def groups(self, random=None):
-        """The bits as the unstuffer gives them; the last byte filled up with ones."""
+    def groups(self, random, pairs):
+        """The bits as the unstuffer gives them, two bytes at a time or one; the last byte filled up with ones."""
         raw = self.bits + "1" * (-len(self.bits) % 8)
         raw = [int(raw[n : n + 8], 2) for n in range(0, len(raw), 8)]
         while raw:
-            two = len(raw) > 1 and (random is None or random.random() < 0.8)
+            two = len(raw) > 1 and random.random() < pairs
             yield {"bits": raw[0] << 8 | (raw[1] if two else 0x5A), "two": two}
             raw = raw[1 + two :]
 
@@ -80,7 +80,7 @@ async def load(bench, tables):
         await bench.within(3000, bench.send("load", loads(number, table)))
 
 
-async def segment(bench, coder, stall_in, stall_out, tokens=None, scan=1):
+async def segment(bench, coder, stall_in, stall_out, tokens=None, scan=1, pairs=0.8):
     """Run a segment; its tokens."""
     dut = bench.dut
     dut.ended.value = 0
@@ -90,7 +90,7 @@ async def segment(bench, coder, stall_in, stall_out, tokens=None, scan=1):
     dut.begin.value = 0
 
     async def feed():
-        await bench.send("i", coder.groups(bench.random), stall_in)
+        await bench.send("i", coder.groups(bench.random, pairs), stall_in)
         await bench.cycles(9 if bench.stalled else 1)
         dut.ended.value = 1
 
@@ -145,7 +145,7 @@ async def one_symbol_per_cycle(dut):
         for n in range(20):
             coder.block(mcu_last=1, segment_last=n == 19)
         began = bench.now()
-        running = cocotb.start_soon(segment(bench, coder, 0.0, 0.0))
+        running = cocotb.start_soon(segment(bench, coder, 0.0, 0.0, pairs=1.0))
         while not dut.done.value:
             await RisingEdge(dut.clk)
         # 2 to begin, 4 until 27 bits are there, 4 of the pipeline.

@@ -130,11 +130,13 @@ async def too_many_codes_are_bad(dut):
 async def loading_takes_so_many_cycles(dut):
     bench = Bench(dut, DUTS)
     await bench.reset()
-    for table, cycles in ((HUFF_AC_LUMA, 216), (HUFF_DC_LUMA, 60), (HUFF_AC_CHROMA, 216), (HUFF_DC_CHROMA, 61)):
+    for table, cycles in ((HUFF_AC_LUMA, 216), (HUFF_DC_LUMA, 60), (HUFF_AC_CHROMA, 216), (HUFF_DC_CHROMA, 64)):
         bits, values = table
+        await bench.cycles(16)
         began = bench.now()
         ended = await bench.send("load", loads(4, table))
         last = max(length for length, n in enumerate(bits, 1) if n)
         more = sum(n * ((16 >> length) - 1) for length, n in enumerate(bits, 1) if length < 4)
-        assert ended - began <= 1 + 2 * 16 + last + len(values) + more
-        assert ended - began == cycles, table
+        # The last row of a short length's last code is written while the next length is looked for.
+        more -= sum(n != 0 for n in bits[:3])
+        assert ended - began == 1 + 2 * 16 + last + len(values) + more == cycles, table

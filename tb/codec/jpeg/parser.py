@@ -153,7 +153,7 @@ async def refuses_what_golden_refuses(dut, stall):
             expected = Status.TargetTooSmall, 100663296
         feeding = await begin(bench, data, stall)
         _, _, verdict = await until_scan(bench, stall)
-        found = verdict and (Status(verdict.status), verdict.where)
+        found = None if verdict is None else (Status(verdict.status), verdict.where)
         assert found == expected, f"{name}: {expected} expected, {found} found"
         if expected:
             seen.add(expected[0])
