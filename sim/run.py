@@ -31,7 +31,8 @@ from tessera.sim.compare import check_golden, compare_outcome
 from tessera.sim.inputs import Source, ideal_psnr, prepare
 from tessera.sim.job import Job, JobError, Output
 from tessera.sim.memory import PlanError
-from tessera.sim.plan import Chain, Leg, Plan, plan_chains
+from tessera.sim.plan import Plan
+from tessera.sim.planner import Chain, Leg, plan_chains
 from tessera.sim.report import OutputReport, Pictures, Report, StreamReport, summary, write_report
 from tessera.sim.simulation import Outcome, Progress, build_system, simulate
 from tessera.sim.waves import Waves, state_names

@@ -17,7 +17,7 @@ from tessera.hw.memory.port import LINE_BYTES
 from tessera.sim.claims import claimed_layout
 from tessera.sim.clips import CONTAINERS, jpeg_files, mux, native_frames, probe, same_as_libjpeg
 from tessera.sim.compare import compare_outcome, first_difference
-from tessera.sim.plan import Chain, bitstream_lines, plan_chains, plan_encode
+from tessera.sim.planner import Chain, bitstream_lines, plan_chains, plan_encode
 from tessera.sim.run import Result, Where
 from tessera.sim.simulation import Outcome, Progress, build_system, simulate
 

@@ -8,7 +8,8 @@ from tessera.golden.frames import ChromaFormat
 from tessera.hw.engine import EngineKind
 from tessera.hw.host.descriptor import RECORD_BYTES
 from tessera.sim.memory import PlanError
-from tessera.sim.plan import Chain, Leg, Plan, bitstream_lines, plan_chains
+from tessera.sim.plan import Plan
+from tessera.sim.planner import Chain, Leg, bitstream_lines, plan_chains
 
 FILES = tuple(bytes([n]) * (100 + 70 * n) for n in range(7))
 

@@ -21,7 +21,7 @@ from tessera.sim.claims import claimed_layout
 from tessera.sim.clips import count_frames, find_clip, jpeg_files, make_jpeg, mux, pictures, same_as_libjpeg
 from tessera.sim.compare import compare_outcome
 from tessera.sim.job import load_job
-from tessera.sim.plan import Chain, Leg, plan_chains
+from tessera.sim.planner import Chain, Leg, plan_chains
 from tessera.sim.run import run_job
 from tessera.sim.simulation import SimulationError, build_system, simulate
 from tessera.sim.units import decode_file, encode_file
