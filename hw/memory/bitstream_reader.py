@@ -33,7 +33,7 @@ class ByteGroup(data.Struct):
 class BitstreamReader(wiring.Component):
     """Reads the bytes of a bitstream, ahead of who takes them.
 
-    Throughput is one group per cycle. The first group is offered 4 cycles and the memory's latency after ``start`` was
+    Throughput is one group per cycle. The first group is offered 5 cycles and the memory's latency after ``start`` was
     taken. Up to `depth` lines are asked for or wait to be taken, so that nothing is lost to a latency of L cycles if
     lines are taken L / (`depth` - 1) cycles apart or more. After the last group was taken, a next start is taken.
 
@@ -105,16 +105,18 @@ class BitstreamReader(wiring.Component):
         with m.If(self.start.valid & self.start.ready):
             m.d.sync += empty_file.eq(begin.bytes == 0)
 
+        # Requests come out of registers: the way through arbiters to the memory is long.
         m.d.comb += [
-            self.request.valid.eq(asking & (reserved != self.depth)),
             self.request.payload.op.eq(Op.Read),
             self.request.payload.id.eq(self.id),
             self.request.payload.window.eq(window),
-            self.request.payload.offset.eq(next_line),
         ]
         asked, freed = Signal(), Signal()
-        m.d.comb += asked.eq(self.request.valid & self.request.ready)
+        m.d.comb += asked.eq(asking & (reserved != self.depth) & (~self.request.valid | self.request.ready))
+        with m.If(self.request.ready):
+            m.d.sync += self.request.valid.eq(0)
         with m.If(asked):
+            m.d.sync += [self.request.valid.eq(1), self.request.payload.offset.eq(next_line)]
             m.d.sync += [next_line.eq(next_line + 1), lines_left.eq(lines_left - 1), asking.eq(lines_left != 1)]
 
         m.d.comb += self.response.ready.eq(1)

@@ -73,6 +73,6 @@ async def one_group_per_cycle(dut):
         began = bench.now()
         await bench.send("start", [{"window": 0, "body": 0, "bytes": 2048}])
         await bench.within(1000, bench.receive("o", 1))
-        assert bench.now() - began == 4 + latency
+        assert bench.now() - began == 5 + latency
         await bench.within(1000, bench.receive("o", 255))
-        assert bench.now() - began == 4 + latency + 255
+        assert bench.now() - began == 5 + latency + 255

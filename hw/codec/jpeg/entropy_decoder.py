@@ -57,8 +57,8 @@ class EntropyDecoder(wiring.Component):
 
     One symbol per cycle if its code has ``short_bits`` bits or less, one in 4 cycles if it is longer; a token leaves
     for each symbol (ZRL and EOB give coefficients of 0), 4 cycles later at the earliest. One more cycle for a block
-    that is not offered when the one before it ends. It waits for bits, which it does not if ``i`` gives 16 of them in
-    every cycle in which it can, and while 24 tokens or more wait for ``o``.
+    that is not offered when the one before it ends. It waits while fewer than ``short_bits`` + 11 bits are there (27
+    for longer codes) and the segment has not ended, and while 24 tokens or more wait for ``o``.
 
     The tables must not be loaded while a segment is decoded.
 

@@ -211,6 +211,5 @@ async def headers_take_so_many_cycles(dut):
     while not bench.port("scan.valid").value:
         await bench.cycles(1)
     taken = bench.now() - began
-    dut._log.info(f"{header} bytes of headers: {taken} cycles")
-    assert header < taken < 1000
+    assert taken == 867
     feeding.cancel()
