@@ -7,6 +7,7 @@ Everything is kept by the hash of what it was made from, under ``build/`` of the
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -92,8 +93,12 @@ def _digest(*parts: str | bytes) -> str:
     return digest.hexdigest()[:20]
 
 
+@functools.cache
 def source_hash() -> str:
-    """Hash of all that Verilog is made from: the silicon's sources, the standards' tables and Amaranth's version."""
+    """Hash of all that Verilog is made from: the silicon's sources, the standards' tables and Amaranth's version.
+
+    Taken once, early: what was imported stays what it was, even if a source is edited while this process runs.
+    """
     hw, golden = (Path(str(package.__file__)).parent for package in (tessera.hw, tessera.golden))
     files = sorted(hw.rglob("*.py")) + sorted(golden.rglob("*tables.py")) + sorted(golden.rglob("status.py"))
     return _digest(*(file.read_bytes() for file in files), importlib.metadata.version("amaranth"))
