@@ -5,7 +5,7 @@ from amaranth.lib import data, enum, wiring
 
 from tessera.hw.compute.scale import Scaler, ScalerConfig
 from tessera.hw.compute.stream import RowsToTiles, TilesToRows
-from tessera.hw.engine import EngineSignature, Format, SlotKind, Status
+from tessera.hw.engine import Format, SlotKind, Status
 from tessera.hw.lib.envelope import CoreSignature, Envelope
 from tessera.hw.lib.streams import connect, observe
 from tessera.hw.memory.share import PortShare
@@ -241,7 +241,7 @@ class _Core(wiring.Component):
         return m
 
 
-class Compute(wiring.Component):
+class Compute(Envelope):
     """Makes a surface of another: the scaler is the chain's only stage so far.
 
     The source slot's surface, of any chroma format, is read tile by tile, goes through the stages, and the target's is
@@ -267,18 +267,6 @@ class Compute(wiring.Component):
     """
 
     def __init__(self, config=None, *, watchdog=1 << 16):
-        self.config, self.watchdog = config or ScalerConfig(), watchdog
-        super().__init__(EngineSignature())
-
-    def elaborate(self, platform):
-        m = Module()
-        core = _Core(self.config)
-        m.submodules.envelope = envelope = Envelope(
-            core, source=SlotKind.Surface, target=SlotKind.Surface, watchdog=self.watchdog
+        super().__init__(
+            _Core(config or ScalerConfig()), source=SlotKind.Surface, target=SlotKind.Surface, watchdog=watchdog
         )
-        connect(m, self.task, envelope.task)
-        connect(m, envelope.done, self.done)
-        connect(m, envelope.memory.request, self.memory.request)
-        connect(m, self.memory.response, envelope.memory.response)
-        m.d.comb += envelope.abort.eq(self.abort)
-        return m

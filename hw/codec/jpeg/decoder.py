@@ -12,7 +12,7 @@ from tessera.hw.codec.jpeg.entropy_decoder import EntropyDecoder, EntropyError
 from tessera.hw.codec.jpeg.idct import Idct, IdctParameters
 from tessera.hw.codec.jpeg.mcu import McuWalk
 from tessera.hw.codec.jpeg.parser import Parser, ParserParameters, Verdict
-from tessera.hw.engine import EngineSignature, SlotKind, SlotRef, Status
+from tessera.hw.engine import SlotKind, SlotRef, Status
 from tessera.hw.lib.envelope import CoreSignature, Envelope
 from tessera.hw.lib.streams import connect, observe
 from tessera.hw.memory.bitstream_reader import BitstreamReader
@@ -203,7 +203,7 @@ class JpegDecoderCore(wiring.Component):
         return m
 
 
-class JpegDecoder(wiring.Component):
+class JpegDecoder(Envelope):
     """Decodes JPEG files: an engine.
 
     The source is a bitstream slot with a whole file, the target a surface slot. All that
@@ -229,18 +229,5 @@ class JpegDecoder(wiring.Component):
     """
 
     def __init__(self, parameters=None, *, watchdog=1 << 16):
-        self.parameters, self.watchdog = parameters or JpegDecoderParameters(), watchdog
-        super().__init__(EngineSignature())
-
-    def elaborate(self, platform):
-        m = Module()
-        core = JpegDecoderCore(self.parameters)
-        m.submodules.envelope = envelope = Envelope(
-            core, source=SlotKind.Bitstream, target=SlotKind.Surface, watchdog=self.watchdog
-        )
-        connect(m, self.task, envelope.task)
-        connect(m, envelope.done, self.done)
-        connect(m, envelope.memory.request, self.memory.request)
-        connect(m, self.memory.response, envelope.memory.response)
-        m.d.comb += envelope.abort.eq(self.abort)
-        return m
+        core = JpegDecoderCore(parameters)
+        super().__init__(core, source=SlotKind.Bitstream, target=SlotKind.Surface, watchdog=watchdog)
