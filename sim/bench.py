@@ -26,6 +26,7 @@ import tessera.tb
 from tessera.hw.lib.streams import Instruments
 from tessera.sim import measure, synth
 from tessera.sim.build import BuildError, bench_hash, build, build_folder, elaborate
+from tessera.tb.bench import keep_figures
 
 __all__ = ["measuring_tests", "run_bench"]
 
@@ -34,11 +35,14 @@ JOB = "transcode"
 
 
 def measuring_tests(module: str) -> list[str]:
-    """Names of the cocotb tests of `module` that write figures, by themselves or through a function of it."""
+    """Names of the cocotb tests of `module` that keep figures, by themselves or through a function of it."""
     tree = ast.parse(Path(str(importlib.import_module(module).__file__)).read_text())
     functions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    writers = {node.name for node in functions if measure.FIGURES in ast.unparse(node)}
-    named = lambda node: {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}  # noqa: E731
+
+    def named(node: ast.AST) -> set[str]:
+        return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+    writers = {node.name for node in functions if keep_figures.__name__ in named(node)}
     writers |= {node.name for node in functions if named(node) & writers}
     return [node.name for node in functions if node.name in writers and node.decorator_list]
 
@@ -106,7 +110,10 @@ def main(
 ) -> None:
     """Every measured figure beside its baseline and its target."""
     console = Console()
-    say = lambda line: console.print(line, highlight=False, markup=False)  # noqa: E731
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
     work: dict[str, Callable[[], Any]] = {}
     for module, dut, tests in _benches():
         work[f"{module.removeprefix('tessera.tb.')}-{dut}"] = lambda m=module, d=dut, t=tests: run_bench(m, d, t)

@@ -43,6 +43,7 @@ __all__ = [
     "build_folder",
     "elaborate",
     "locked",
+    "read_results",
     "source_hash",
 ]
 
@@ -189,7 +190,7 @@ class Program:
 
     def run(
         self,
-        module: str,
+        module: str | list[str],
         *,
         folder: Path,
         environment: Mapping[str, str] | None = None,
@@ -229,13 +230,14 @@ class Program:
         finally:
             if under_pytest is not None:
                 os.environ["PYTEST_CURRENT_TEST"] = under_pytest
-        outcomes = list(_outcomes(results))
+        outcomes = list(read_results(results))
         if not outcomes:
             raise BuildError(f"no test of {module} matches {test_filter or '.*'}: see {log}")
         return outcomes
 
 
-def _outcomes(results: Path) -> Iterator[TestResult]:
+def read_results(results: Path) -> Iterator[TestResult]:
+    """The tests in a ``results.xml`` of cocotb."""
     for case in ET.parse(results).getroot().iter("testcase"):
         if case.find("skipped") is not None:
             continue

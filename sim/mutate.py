@@ -14,13 +14,15 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
+import os
 import pkgutil
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,16 @@ from rich.table import Table
 import tessera.golden
 import tessera.tb
 from tessera.hw.lib.streams import Instruments, instrumented
-from tessera.sim.build import BuildError, Program, bench_hash, build, build_folder, locked, source_hash
+from tessera.sim.build import (
+    BuildError,
+    Program,
+    bench_hash,
+    build,
+    build_folder,
+    locked,
+    read_results,
+    source_hash,
+)
 
 __all__ = ["MUTANTS", "Mutant", "Mutated", "Verdict", "blocks", "explanations", "mutated", "quick_first", "run"]
 
@@ -45,6 +56,9 @@ MUTANTS = 100
 WANTED = 0.9
 """The part of them that must be noticed."""
 WIDTH = 8
+BATCH = 10
+"""Mutants that one process runs."""
+WORKERS = int(os.environ.get("TESSERA_WORKERS", "2"))
 
 CHOSEN: Mapping[str, tuple[str, ...]] = {"lib.arbiter": ("5",)}
 """Which of a testbench's builds are broken, where not all of them."""
@@ -174,19 +188,31 @@ class Verdict:
     seconds: dict[str, float]
 
 
-def run(what: Mutated, number: int, only: list[str] | None = None, limit: float | None = None) -> Verdict:
-    """Run the tests, or those in `only`, with mutant `number` active, for at most `limit` seconds; 0 is healthy."""
+def run(what: Mutated, numbers: Sequence[int], only: list[str] | None = None, limit: float = 3600) -> list[Verdict]:
+    """Run the tests, or those in `only`, with each of the mutants active, for at most `limit` seconds; 0 is healthy.
+
+    One process loads everything and forks for each mutant, one after the other (see ``sim/forked.py``).
+    """
     folder = build_folder() / "mutants" / what.digest / f"run-{threading.get_ident()}"
+    for number in numbers:
+        (folder / str(number) / "results.xml").unlink(missing_ok=True)
     test_filter = what.tests if only is None else rf"(^|\.)({'|'.join(re.escape(name) for name in only)})$"
     environment = {"TESSERA_DUT": what.dut, "TESSERA_STALLS": "", "COCOTB_MAX_FAILURES": "1"}
-    environment["TESSERA_MUTANT"] = str(number)
-    module = f"tessera.tb.{what.block}"
+    environment |= {"TESSERA_MUTANTS": " ".join(map(str, numbers)), "TESSERA_LIMIT": str(limit)}
+    what.program.run(
+        [f"tessera.tb.{what.block}", "tessera.sim.forked"],
+        folder=folder, environment=environment, test_filter=test_filter,
+    )
+    return [_verdict(folder / str(number) / "results.xml") for number in numbers]
+
+
+def _verdict(results: Path) -> Verdict:
     try:
-        results = what.program.run(module, folder=folder, environment=environment, test_filter=test_filter, limit=limit)
-    except (BuildError, RuntimeError) as error:
-        return Verdict(str(error), {})
-    failed = next((f"{result.name}: {result.message}" for result in results if not result.passed), None)
-    return Verdict(failed, {result.name: result.seconds for result in results if result.passed})
+        outcomes = list(read_results(results))
+    except (OSError, ET.ParseError):
+        return Verdict("the simulation ended in an error or took too long", {})
+    failed = next((f"{outcome.name}: {outcome.message}" for outcome in outcomes if not outcome.passed), None)
+    return Verdict(failed, {outcome.name: outcome.seconds for outcome in outcomes if outcome.passed})
 
 
 def explanations() -> dict[str, dict[str, str]]:
@@ -221,27 +247,29 @@ def _judge(block: str, say: Callable[[str], None], count: int, seed: int) -> dic
         todo = [mutant for mutant in what.mutants if str(mutant.number) not in verdicts]
         if todo:
             began = time.monotonic()
-            healthy = run(what, 0)
-            if healthy.failed:
+            (healthy,) = run(what, [0])
+            if healthy.failed or not healthy.seconds:
                 raise BuildError(f"{block} {dut}: fails without any mutant: {healthy.failed}")
-            limit = 30 + 4 * (time.monotonic() - began)
+            limit = 20 + 4 * (time.monotonic() - began)
             first, rest = quick_first(healthy.seconds)
             for only in filter(None, (first, rest)):
-                if run(what, 0, only).seconds.keys() != set(only):
+                if run(what, [0], only)[0].seconds.keys() != set(only):
                     raise BuildError(f"{block} {dut}: {only} do not pass on their own without any mutant")
 
-            def judge(mutant: Mutant) -> str | None:
-                failed = run(what, mutant.number, first, limit).failed
-                if failed is None and rest:
-                    failed = run(what, mutant.number, rest, limit).failed
-                return failed
+            def judge(mutants: Sequence[Mutant]) -> dict[str, str | None]:
+                numbers = [mutant.number for mutant in mutants]
+                found = {n: verdict.failed for n, verdict in zip(numbers, run(what, numbers, first, limit))}
+                alive = [n for n in numbers if found[n] is None]
+                if alive and rest:
+                    found |= {n: verdict.failed for n, verdict in zip(alive, run(what, alive, rest, limit))}
+                return {str(n): failed for n, failed in found.items()}
 
-            with ThreadPoolExecutor(2) as pool:
-                for done, (mutant, verdict) in enumerate(zip(todo, pool.map(judge, todo)), 1):
-                    verdicts[str(mutant.number)] = verdict
+            batches = [todo[n : n + BATCH] for n in range(0, len(todo), BATCH)]
+            with ThreadPoolExecutor(WORKERS) as pool:
+                for found in pool.map(judge, batches):
+                    verdicts |= found
                     kept.write_text(json.dumps(verdicts))
-                    if done % 10 == 0:
-                        say(f"{block} {dut}: {done} of {len(todo)} mutants, {time.monotonic() - began:.0f} s")
+            say(f"{block} {dut}: {len(todo)} mutants, {time.monotonic() - began:.0f} s")
         for mutant in what.mutants:
             if verdicts[str(mutant.number)] is None:
                 survivors.append({"key": mutant.key, "dut": dut, "change": mutant.change, "where": mutant.where})

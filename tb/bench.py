@@ -20,11 +20,13 @@ if its ``stalls`` is set, with seeded stallers in all internal streams as well.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import cocotb
@@ -35,7 +37,7 @@ from cocotb.triggers import ReadOnly, RisingEdge, Timer, with_timeout
 
 from tessera.hw.lib.streams import observe
 
-__all__ = ["CYCLE_NS", "Bench", "Dut", "Watched", "pack", "streams_of", "unpack"]
+__all__ = ["CYCLE_NS", "Bench", "Dut", "Watched", "keep_figures", "pack", "streams_of", "unpack"]
 
 CYCLE_NS = 2
 """Nanoseconds of simulated time in a cycle of ``sync``. (Not the silicon's 2.5: cocotb wants an even number.)"""
@@ -118,6 +120,13 @@ def unpack(shape: Any, bits: int) -> Any:
         return shape.from_bits(bits)
     shape = Shape.cast(shape)
     return bits - (1 << shape.width) if shape.signed and bits >> (shape.width - 1) else bits
+
+
+def keep_figures(**figures: float | Mapping[str, float]) -> None:
+    """Add measured figures to those that this run leaves in its folder (see ``sim/measure.py``)."""
+    path = Path("figures.json")
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(kept | figures, indent=1) + "\n")
 
 
 class Bench:

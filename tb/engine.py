@@ -35,6 +35,9 @@ class Slot:
 class EngineBench(Bench):
     """Bench of an :class:`EngineHarness`."""
 
+    backdoor = "backdoor"
+    """The port through which lines come and go."""
+
     async def reset(self, cycles: int = 4, *, latency: int = 20, stall: int = 0) -> None:
         """Reset, and set how the memory behaves."""
         for port in ("load", "dump"):
@@ -51,15 +54,20 @@ class EngineBench(Bench):
 
     @property
     def memory(self) -> Any:
-        """The ideal memory: part of the component, or the component itself."""
+        """The memory: part of the component, or the component itself."""
         return getattr(self.component, "memory", self.component)
 
+    @property
+    def window_lines(self) -> int:
+        """Lines from one window's start to the next."""
+        return self.memory.window_lines
+
     async def _transfer(self, strobe: str, start: int, count: int) -> None:
-        self.port("backdoor.start").value = start
-        self.port("backdoor.count").value = count
-        self.port(f"backdoor.{strobe}").value = 1
+        self.port(f"{self.backdoor}.start").value = start
+        self.port(f"{self.backdoor}.count").value = count
+        self.port(f"{self.backdoor}.{strobe}").value = 1
         await self.cycles(2)
-        self.port(f"backdoor.{strobe}").value = 0
+        self.port(f"{self.backdoor}.{strobe}").value = 0
         await self.cycles(1)
 
     async def write_lines(self, window: int, line: int, data: Any) -> None:
@@ -68,11 +76,11 @@ class EngineBench(Bench):
         raw += bytes(-len(raw) % 64)
         if raw:
             Path(f"{self.memory.name}.load").write_bytes(raw)
-            await self._transfer("load", window * self.memory.window_lines + line, len(raw) // 64)
+            await self._transfer("load", window * self.window_lines + line, len(raw) // 64)
 
     async def read_lines(self, window: int, line: int, count: int) -> np.ndarray:
         """Lines of the memory, uint8 of shape (count, 64)."""
-        await self._transfer("dump", window * self.memory.window_lines + line, count)
+        await self._transfer("dump", window * self.window_lines + line, count)
         raw = Path(f"{self.memory.name}.dump").read_bytes()
         return np.frombuffer(raw, np.uint8).reshape(count, 64)
 

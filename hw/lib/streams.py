@@ -187,6 +187,9 @@ class Skid(wiring.Component):
                 self.o.payload.eq(Mux(spare_full, Value.cast(spare), Value.cast(self.i.payload))),
                 spare_full.eq(0),
             ]
-        with m.Elif(self.i.valid & ~spare_full):
-            m.d.sync += [spare.eq(self.i.payload), spare_full.eq(1)]
+        with m.Elif(self.i.valid):
+            m.d.sync += spare_full.eq(1)
+        # It follows the input until it is full: so neither end's handshake reaches its wide clock enable.
+        with m.If(~spare_full):
+            m.d.sync += spare.eq(self.i.payload)
         return m

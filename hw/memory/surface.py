@@ -227,7 +227,7 @@ class SurfaceReader(wiring.Component):
     """Reads tiles, in the order asked for; past the picture's edge the last column and row are repeated.
 
     Any place may be asked for: one beyond the plane gives the tile that replication puts there. Tiles come one per
-    cycle, four cycles and the memory's latency after they were asked for.
+    cycle, seven cycles and the memory's latency after they were asked for.
 
     Parameters
     ----------
@@ -283,31 +283,32 @@ class SurfaceReader(wiring.Component):
         ]
 
         # A tile beyond the last one is the last one, of which only the last column or row is shown.
-        asked, place = self.i.payload, addresser.i.payload.place
+        asked, clamped = self.i.payload, addresser.i.payload.place
         chroma = asked.plane != 0
         wanted = Signal(_Edges)
-        m.d.comb += place.plane.eq(asked.plane)
-        for axis, coordinate, bound, last, edge in (
-            (asked.x, place.x, surface_map.tiles_x[chroma], surface_map.last_x[chroma], wanted.x),
-            (asked.y, place.y, surface_map.tiles_y[chroma], surface_map.last_y[chroma], wanted.y),
-        ):
-            m.d.comb += [
-                edge.beyond.eq(axis >= bound),
-                coordinate.eq(Mux(edge.beyond, bound - 1, axis)),
-                edge.last.eq(Mux(axis + 1 >= bound, last, 7)),
-            ]
-
+        step_clamp = ~addresser.i.valid | addresser.i.ready
         under_way = Signal(range(self.depth + 1))
         room = under_way != self.depth
         taken, given = Signal(), Signal()
         m.d.comb += [
-            self.i.ready.eq(room & addresser.i.ready),
-            addresser.i.valid.eq(room & self.i.valid),
+            self.i.ready.eq(room & step_clamp),
             taken.eq(self.i.valid & self.i.ready),
             given.eq(tiles.r_rdy & tiles.r_en),
-            edges.w_en.eq(taken),
+            edges.w_en.eq(addresser.i.valid & addresser.i.ready),
             edges.w_data.eq(wanted),
         ]
+        with m.If(step_clamp):
+            m.d.sync += [addresser.i.valid.eq(taken), clamped.plane.eq(asked.plane)]
+            for axis, coordinate, bound, last, edge in (
+                (asked.x, clamped.x, surface_map.tiles_x[chroma], surface_map.last_x[chroma], wanted.x),
+                (asked.y, clamped.y, surface_map.tiles_y[chroma], surface_map.last_y[chroma], wanted.y),
+            ):
+                beyond = axis >= bound
+                m.d.sync += [
+                    edge.beyond.eq(beyond),
+                    coordinate.eq(Mux(beyond, bound - 1, axis)),
+                    edge.last.eq(Mux(axis + 1 >= bound, last, 7)),
+                ]
         m.d.sync += under_way.eq(under_way + taken - given)
         m.d.comb += [
             self.request.valid.eq(addresser.o.valid),

@@ -10,7 +10,7 @@ from tessera.hw.compute.scale import ScalerConfig
 from tessera.hw.engine import SlotKind, Status
 from tessera.hw.memory.layout import SurfaceLayout
 from tessera.hw.models.memory import EngineHarness
-from tessera.tb.bench import Dut
+from tessera.tb.bench import Dut, keep_figures
 from tessera.tb.compute.scale import FORMATS, bound, picture, targets
 from tessera.tb.engine import EngineBench, Slot
 
@@ -228,6 +228,8 @@ async def throughput(dut, case):
     dut._log.info(f"{format} {source} to {target}: {done.cycles} cycles, {done.cycles / pixels:.3f} per pixel")
     allowed = bound(format, source, target) + 5 * 20 + 50
     assert done.cycles <= allowed, f"{done.cycles} cycles, {allowed} allowed"
+    sizes = f"{source[0]}x{source[1]} to {target[0]}x{target[1]}"
+    keep_figures(**{f"{format.name} {sizes}, cycles per pixel": round(done.cycles / pixels, 4)})
     assert done.cycles <= per_pixel * pixels, f"{done.cycles} cycles, {done.cycles / pixels:.3f} per pixel"
     again = await bench.again(frame, *target, source=Slot(1, lines=room), target=Slot(2, lines=room))
     assert again.cycles == done.cycles

@@ -1,23 +1,22 @@
 """Testbench of hw/memory/ddr.py: the controller with its devices and their checker."""
 
-import json
-from pathlib import Path
-
 import cocotb
 from amaranth.hdl import *
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
 
 from tessera.hw.config import ddr4_2400r, ddr4_3200aa
+from tessera.hw.lib.streams import connect
 from tessera.hw.memory.ddr import DdrActivity, DdrController
 from tessera.hw.memory.ddr_schedule import Gaps
-from tessera.hw.memory.port import LineRequest, MemoryStatus, Op, line_port
+from tessera.hw.memory.fabric import Fabric
+from tessera.hw.memory.port import LineRequest, MemoryStatus, Op, WindowWrite, line_port
 from tessera.hw.models.dram import DramDevices
 from tessera.hw.models.dram_checker import Rule
 from tessera.hw.models.storage import Backdoor
 from tessera.hw.models.traffic import Pattern, Traffic, TrafficCounts
-from tessera.tb.bench import Bench, Dut, pack, unpack
+from tessera.tb.bench import Bench, Dut, keep_figures, pack, unpack
 
 DEPTH = 2**16
 
@@ -55,10 +54,11 @@ class Memory(wiring.Component):
 
 
 class Loaded(wiring.Component):
-    """A controller and its devices under traffic."""
+    """A controller and its devices under traffic, straight or as one of the clients of the fabric."""
 
-    def __init__(self, config, ids=4):
-        self.config, self.ids = config, ids
+    def __init__(self, config, ids=4, clients=0):
+        """`clients` is how many the fabric has; 0 for no fabric."""
+        self.config, self.ids, self.clients = config, ids, clients
         super().__init__(
             {
                 "go": In(1),
@@ -68,6 +68,7 @@ class Loaded(wiring.Component):
                 "violations": Out(32),
                 "first_rule": Out(Rule),
                 "first_tick": Out(32),
+                **({"window": In(stream.Signature(WindowWrite))} if clients else {}),
             }
         )
 
@@ -75,7 +76,28 @@ class Loaded(wiring.Component):
         m = Module()
         m.submodules.traffic = traffic = Traffic(self.ids)
         m.submodules.memory = memory = Memory(self.config)
-        wiring.connect(m, traffic.port, memory.port)
+        if self.clients:
+            m.submodules.fabric = fabric = Fabric(self.clients)
+            wiring.connect(m, fabric.lines, memory.port)
+            client, asked, answered = fabric.client0, traffic.port.request, traffic.port.response
+            connect(m, wiring.flipped(self.window), fabric.window)
+            m.d.comb += [
+                client.request.valid.eq(asked.valid),
+                asked.ready.eq(client.request.ready),
+                client.request.payload.op.eq(asked.payload.op),
+                client.request.payload.id.eq(asked.payload.id),
+                client.request.payload.offset.eq(asked.payload.address),
+                client.request.payload.data.eq(asked.payload.data),
+                answered.valid.eq(client.response.valid),
+                client.response.ready.eq(answered.ready),
+                answered.payload.op.eq(client.response.payload.op),
+                answered.payload.id.eq(client.response.payload.id),
+                answered.payload.status.eq(client.response.payload.status),
+                answered.payload.data.eq(client.response.payload.data),
+                fabric.refused.ready.eq(1),
+            ]
+        else:
+            wiring.connect(m, traffic.port, memory.port)
         m.d.comb += [
             traffic.go.eq(self.go),
             traffic.pattern.eq(self.pattern),
@@ -124,6 +146,7 @@ DUTS = {
     "ddr4_2400r": Dut(lambda: Memory(ddr4_2400r()), tests=rf"^(?!.*{UNDER_LOAD})"),
     "ddr4_3200aa_load": Dut(lambda: Loaded(ddr4_3200aa()), tests=UNDER_LOAD),
     "ddr4_2400r_load": Dut(lambda: Loaded(ddr4_2400r()), tests=UNDER_LOAD),
+    "ddr4_3200aa_fabric": Dut(lambda: Loaded(ddr4_3200aa(), clients=5), tests=UNDER_LOAD + ".*(Linear|Fetches)$"),
     "ddr4_3200aa_one_id": Dut(lambda: Loaded(ddr4_3200aa(), ids=1), tests=UNDER_LOAD + ".*(Linear|Fetches)$"),
 }
 
@@ -172,13 +195,6 @@ def judge(requests, responses, memory):
     assert all(taken[id] == len(expected[id]) for id in expected)
 
 
-def figures(**values):
-    """Add measured figures to the file that the whole run leaves in its folder."""
-    path = Path("figures.json")
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(kept | values, indent=1) + "\n")
-
-
 def counts(bench):
     value = unpack(TrafficCounts, bench.get("counts"))
     return value.sent, value.received, value.failed
@@ -194,6 +210,9 @@ async def under_load(dut, pattern):
     bench.port("go").value = 0
     bench.port("pattern").value = pattern.value
     await bench.reset()
+    if bench.component.clients:
+        whole = {"node": 0, "base": 0, "length": 1 << 26, "rights": {"read": 1, "write": 1}}
+        await bench.send("window", [{"index": 0, "window": whole}])
     bench.port("go").value = 1
     cycles = 400_000
     await bench.cycles(cycles)
@@ -207,7 +226,7 @@ async def under_load(dut, pattern):
     assert sent == received and failed == 0, f"{sent} sent, {received} received, {failed} failed"
     assert unpack(DdrActivity, bench.get("activity")).held == 0
     no_rule_broken(bench)
-    figures(**{f"ddr.{FIGURES[pattern]}": share})
+    keep_figures(**{f"ddr.{FIGURES[pattern]}": share})
     assert share >= low, f"{share:.4f} lines a cycle, {low} expected"
 
 

@@ -115,8 +115,8 @@ async def reader_sustains_a_tile_per_cycle(dut):
     began = bench.now()
     cocotb.start_soon(bench.send("i", places))
     await bench.within(1000, bench.receive("o", len(places)))
-    # Latency: 2 for the address, the memory's, 2 for the landing buffer, 2 for the edges.
-    assert bench.now() - began == len(places) + 10 + 6
+    # Latency: 1 for the clamp, 2 for the address, the memory's, 2 for the landing buffer, 2 for the edges.
+    assert bench.now() - began == len(places) + 10 + 7
 
 
 @cocotb.test()

@@ -20,9 +20,13 @@ def test_each_mutant_has_a_number_and_a_line_of_the_block(arbiter):
 
 
 def test_none_active_passes_and_some_active_fail(arbiter):
-    assert mutate.run(arbiter, 0).failed is None
-    verdicts = [mutate.run(arbiter, mutant.number).failed for mutant in arbiter.mutants[:4]]
-    assert any(verdicts), "no mutant of the first four was noticed"
+    healthy, *broken = mutate.run(arbiter, range(5))
+    assert healthy.failed is None and len(healthy.seconds) > 1
+    assert any(verdict.failed for verdict in broken), "no mutant of the first four was noticed"
+
+
+def test_what_never_ends_is_noticed(arbiter):
+    assert "too long" in mutate.run(arbiter, [0], limit=0)[0].failed
 
 
 def test_explanations_are_complete():

