@@ -35,6 +35,7 @@ from tessera.hw.lib.streams import Instruments, instrumented
 from tessera.hw.models.storage import STORAGE_VERILOG
 
 __all__ = [
+    "NO_GROUPS",
     "BuildError",
     "Program",
     "TestResult",
@@ -50,6 +51,9 @@ __all__ = [
 _WAIVED = "ASCRANGE CASEINCOMPLETE CASEOVERLAP CASEX CMPCONST COMBDLY DECLFILENAME INITIALDLY UNOPTFLAT UNSIGNED " \
     "UNUSEDSIGNAL UNUSEDPARAM UNDRIVEN WIDTHEXPAND WIDTHTRUNC WIDTHCONCAT PINCONNECTEMPTY PROCASSINIT BLKSEQ STMTDLY " \
     "GENUNNAMED SYMRSVDWORD"
+
+NO_GROUPS = 'tracing_off -scope "top"'
+"""Control of a build whose waveform has the top's ports alone."""
 
 
 class BuildError(Exception):
@@ -161,21 +165,7 @@ def _tool_environment() -> dict[str, str]:
 
 
 class _Runner(cocotb_runner.Verilator):
-    """cocotb's runner without its build, which would keep every signal alive, and with a limit of seconds."""
-
-    limit: float | None = None
-
-    def _execute_cmds(self, cmds: Sequence[Any], cwd: Any, stdout: Any = None) -> None:
-        for command in cmds:
-            errors = None if stdout is None else subprocess.STDOUT
-            with subprocess.Popen(command, cwd=cwd, env=self.env, stdout=stdout, stderr=errors) as process:
-                try:
-                    code = process.wait(self.limit)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    raise BuildError(f"the simulation was stopped after {self.limit:.0f} s") from None
-            if code:
-                raise RuntimeError(f"Command failed with return code: {code}")
+    """cocotb's runner without its build, which would keep every signal alive."""
 
     def _waves_file(self) -> str | None:
         return None
@@ -198,15 +188,14 @@ class Program:
         seed: int = 1,
         plusargs: Sequence[str] = (),
         log: Path | None = None,
-        limit: float | None = None,
+        trace: bool = False,
     ) -> list[TestResult]:
-        """Run the cocotb tests of `module` in `folder`; BuildError if not one ran, or after `limit` seconds."""
+        """Run the cocotb tests of `module` in `folder`, with a waveform if `trace`; BuildError if not one ran."""
         folder.mkdir(parents=True, exist_ok=True)
         results = folder / "results.xml"
         results.unlink(missing_ok=True)
         log = log or folder / "simulation.log"
         runner = _Runner()
-        runner.limit = limit
         under_pytest = os.environ.pop("PYTEST_CURRENT_TEST", None)
         try:
             runner.test(
@@ -219,7 +208,7 @@ class Program:
                 seed=seed,
                 plusargs=list(plusargs),
                 extra_env={"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **(environment or {})},
-                test_args=["--trace"] if self.waves else [],
+                test_args=["--trace"] if trace else [],
                 test_filter=test_filter,
                 log_file=log,
                 verbose=False,
@@ -268,7 +257,7 @@ def build(
     sources
         Further Verilog files.
     waves
-        None, "vcd" or "fst".
+        What :meth:`Program.run` can write: None, "vcd" or "fst".
     control
         Further lines of Verilator's control file.
     """

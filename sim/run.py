@@ -262,7 +262,7 @@ def _simulate(
     program = build(text, waves=chosen.format, control=chosen.control, progress=lambda line: progress(line, 0, 0))
     traced = folder / f"waves.{chosen.format}"
     outcome = simulate(plan, program, seed=seed, knobs=job.knobs, waves_to=traced, progress=progress)
-    chosen.write_save_file(folder / "waves.gtkw", traced, text, state_names(config))
+    chosen.write_save_file(folder / "waves.gtkw", traced, text, state_names(config) if chosen.instances else {})
     return outcome, traced
 
 

@@ -18,7 +18,7 @@ from tessera.hw.lib.streams import Instruments
 from tessera.hw.memory.layout import SurfaceLayout
 from tessera.hw.memory.port import LINE_BYTES
 from tessera.hw.system import System
-from tessera.sim.build import BuildError, Program, build, build_folder, elaborate
+from tessera.sim.build import NO_GROUPS, BuildError, Program, build, build_folder, elaborate
 from tessera.sim.plan import Plan, Record
 
 __all__ = ["Outcome", "Progress", "SimulationError", "build_system", "simulate", "system_verilog"]
@@ -86,14 +86,15 @@ def build_system(
     config: SystemConfig,
     *,
     instruments: Instruments | None = None,
-    waves: str | None = None,
-    control: str = "",
     progress: Progress = lambda what, done, total: None,
 ) -> Program:
-    """The whole system as a program; quick when it was made before."""
+    """The whole system as a program; quick when it was made before.
+
+    It can write a waveform of the top's ports: the events of the tasks.
+    """
     progress("making the chip's Verilog", 0, 0)
     text = system_verilog(config, instruments)
-    return build(text, waves=waves, control=control, progress=lambda line: progress(line, 0, 0))
+    return build(text, waves="vcd", control=NO_GROUPS, progress=lambda line: progress(line, 0, 0))
 
 
 def simulate(
@@ -112,7 +113,7 @@ def simulate(
     knobs
         How the host behaves: fields of :class:`tessera.hw.models.host.HostKnobs`.
     waves_to
-        Where the waveform goes, if the program writes one.
+        Where the waveform goes; None for none.
 
     Raises
     ------
@@ -124,14 +125,16 @@ def simulate(
         with _watched(folder / "progress", len(plan.tasks), progress):
             try:
                 (result,) = program.run(
-                    "tessera.tb.system", folder=folder, environment={"TESSERA_DUT": "system"}, seed=seed
+                    "tessera.tb.system",
+                    folder=folder,
+                    environment={"TESSERA_DUT": "system"},
+                    seed=seed,
+                    trace=waves_to is not None,
                 )
             except BuildError as error:
                 raise SimulationError(f"{error}{_kept_log(folder)}") from None
         if waves_to is not None:
-            waves = next((file for file in folder.iterdir() if file.suffix in (".vcd", ".fst")), None)
-            if waves is not None:
-                shutil.move(waves, waves_to)
+            shutil.move(next(file for file in folder.iterdir() if file.suffix in (".vcd", ".fst")), waves_to)
         if not result.passed or not (folder / "outcome.json").exists():
             raise SimulationError(f"the testbench failed: {result.message.strip().splitlines()[-1]}{_kept_log(folder)}")
         outcome = json.loads((folder / "outcome.json").read_text())

@@ -21,7 +21,7 @@ from vcd.gtkw import GTKWSave
 
 from tessera.hw.config import SystemConfig
 from tessera.hw.system import System
-from tessera.sim.build import build_folder, elaborate, source_hash
+from tessera.sim.build import NO_GROUPS, build_folder, elaborate, source_hash
 
 __all__ = [
     "ALL",
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 GROUPS = {
+    "events": (),
     "host": ("top.host_model", "top.chip.host"),
     "dispatch": ("top.chip.dispatch",),
     "ingest": ("top.chip.ingest",),
@@ -47,7 +48,7 @@ GROUPS = {
     "ddr": ("top.chip.ddr",),
     "dram": ("top.devices",),
 }
-"""Groups in the order of the data: instances that each consists of."""
+"""Groups in the order of the data: instances that each consists of. Events are ports of the top, always there."""
 ALL = "all"
 _DEPTH = 2
 """Levels of instances below a group's own that the save file lists; all levels are traced."""
@@ -88,17 +89,20 @@ class Waves:
                 hint = f"did you mean {close[0]}?" if close else f"{', '.join(GROUPS)} or {ALL} expected"
                 raise WavesError(f"--waves {group}: no such group, {hint}")
         self.groups = tuple(group for group in GROUPS if group in groups or ALL in groups)
-        self.format = trace_format()
+        self.instances = tuple(instance for group in self.groups for instance in GROUPS[group])
+        self.format = trace_format() if self.instances else "vcd"
 
     def verilog(self, config: SystemConfig) -> str:
-        """The system with the names of its enums' members, made for tracing."""
+        """The system with the names of its enums' members, made for tracing; for events alone, as always."""
+        if not self.instances:
+            return elaborate(f"system {config!r}", lambda: System(config))
         return for_tracing(elaborate(f"system {config!r}", lambda: System(config), src=True))
 
     @property
     def control(self) -> str:
         """Lines for Verilator's control file. The top's ports are always traced."""
-        on = [f'tracing_on -scope "{instance}"' for group in self.groups for instance in GROUPS[group]]
-        return "\n".join(['tracing_off -scope "top"', *on])
+        on = [f'tracing_on -scope "{instance}"' for instance in self.instances]
+        return "\n".join([NO_GROUPS, *on])
 
     def write_save_file(self, file: Path, traced: Path, verilog: str, states: Mapping[str, Mapping[str, str]]) -> None:
         """Write the .gtkw for the waveform `traced`, and its enums' names into a folder beside it.
@@ -121,7 +125,7 @@ class Waves:
             with save.group("clock and events"):
                 for name, width in _ports(modules.get("top", {})):
                     _trace(save, f"$rootio.{name}", width, there, None)
-            for group in self.groups:
+            for group in filter(GROUPS.get, self.groups):
                 with save.group(group):
                     for instance in GROUPS[group]:
                         self._instance(save, modules, instance, there, states, filters, 0)

@@ -92,7 +92,7 @@ def test_save_file(tmp_path, monkeypatch):
     program = build(text, waves="vcd", control=waves.control)
     (tmp_path / "bench_of_waves.py").write_text(BENCH)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    results = program.run("bench_of_waves", folder=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    results = program.run("bench_of_waves", folder=tmp_path, environment={"PYTHONPATH": str(tmp_path)}, trace=True)
     assert [result.passed for result in results] == [True]
 
     traced = tmp_path / "dump.vcd"

@@ -56,9 +56,10 @@ class EntropyDecoder(wiring.Component):
     """Decodes the blocks of a segment.
 
     One symbol per cycle if its code has ``short_bits`` bits or less, one in 4 cycles if it is longer; a token leaves
-    for each symbol (ZRL and EOB give coefficients of 0), 4 cycles later at the earliest. One more cycle for a block
-    that is not offered when the one before it ends. It waits while fewer than ``short_bits`` + 11 bits are there (27
-    for longer codes) and the segment has not ended, and while 24 tokens or more wait for ``o``.
+    for each symbol (ZRL and EOB give coefficients of 0), 4 cycles later at the earliest. A block is taken ahead of its
+    turn, while the one before it is decoded: it must be offered the cycle before that one ends, or a cycle is lost. It
+    waits while fewer than ``short_bits`` + 11 bits are there (27 for longer codes) and the segment has not ended, and
+    while 24 tokens or more wait for ``o``.
 
     The tables must not be loaded while a segment is decoded.
 
@@ -76,8 +77,8 @@ class EntropyDecoder(wiring.Component):
     ended : :py:`In(1)`
         Nothing more comes from ``i``.
     begin : :py:`In(1)`
-        Strobe: blocks are taken until one is ``segment_last``. Not while a segment is decoded. Bits that come between
-        segments are dropped.
+        Strobe: blocks are taken until one is ``segment_last``; one that was taken ahead is dropped. Not while a segment
+        is decoded. Bits that come between segments are dropped.
     begin_scan : :py:`In(1)`
         With ``begin``: a new scan begins.
     block : :py:`In(stream.Signature(Block))`
@@ -147,17 +148,19 @@ class EntropyDecoder(wiring.Component):
             window.use.eq(entry.total),
         ]
 
-        # Of a block only what the loop needs is taken at once; the rest follows in the next cycle.
-        block, took, taken, current = self.block.payload, Signal(), Signal(Block), Signal(Block)
-        m.d.sync += [took.eq(self.block.valid & self.block.ready), taken.eq(block)]
+        # A block is fetched ahead of its turn, so that the loop's result does not go back to whoever offers blocks; of
+        # one whose turn it is only what the loop needs is taken at once, the rest follows in the next cycle.
+        upcoming, fetched, open_ = Signal(Block), Signal(), Signal()
+        took, current = Signal(), Signal(Block)
+        m.d.comb += self.block.ready.eq(self.begin | (open_ & ~fetched))
+        m.d.sync += took.eq(0)
         with m.If(took):
-            m.d.sync += current.eq(taken)
+            m.d.sync += current.eq(upcoming)
 
         def take_block():
-            m.d.comb += self.block.ready.eq(1)
-            m.d.sync += [table.eq(block.td), ta.eq(block.ta), segment_last.eq(block.segment_last)]
-            m.d.sync += [dc.eq(1), space.eq(63)]
-            with m.If(self.block.valid):
+            m.d.sync += [table.eq(upcoming.td), ta.eq(upcoming.ta), segment_last.eq(upcoming.segment_last)]
+            m.d.sync += [dc.eq(1), space.eq(63), took.eq(fetched), fetched.eq(0)]
+            with m.If(fetched):
                 m.next = "Symbol"
             with m.Else():
                 m.next = "AwaitBlock"
@@ -199,6 +202,13 @@ class EntropyDecoder(wiring.Component):
                 m.d.comb += long.eq(enough_for_long)
                 with m.If(enough_for_long):
                     use_symbol()
+
+        with m.If(self.begin):
+            m.d.sync += [fetched.eq(0), open_.eq(1)]
+        with m.If(self.block.ready):
+            m.d.sync += [upcoming.eq(self.block.payload), fetched.eq(self.block.valid)]
+            with m.If(self.block.valid & self.block.payload.segment_last):
+                m.d.sync += open_.eq(0)
 
         # Checked a cycle later: nothing of a symbol that fails, or follows one that does, gets further.
         stage1 = data.StructLayout(

@@ -37,10 +37,8 @@ class EitherMemory(wiring.Component):
         members = dict(EngineSignature().members)
         del members["memory"]
         backdoors = {"backdoor": In(Backdoor()), "dram": In(Backdoor())}
-        window = In(stream.Signature(WindowWrite))
-        super().__init__(
-            {**members, **backdoors, "knobs": In(Knobs), "real": In(1), "window": window, "violations": Out(32)}
-        )
+        inputs = {"knobs": In(Knobs), "real": In(1), "window": In(stream.Signature(WindowWrite))}
+        super().__init__({**members, **backdoors, **inputs, "violations": Out(32), "held": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -61,6 +59,7 @@ class EitherMemory(wiring.Component):
             engine.abort.eq(self.abort),
             fabric.refused.ready.eq(1),
             self.violations.eq(devices.violations),
+            self.held.eq(controller.activity.held),
         ]
         request, response = engine.memory.request, engine.memory.response
         for port, chosen in ((ideal.port, ~self.real), (fabric.client0, self.real)):
@@ -106,6 +105,13 @@ class EitherBench(EngineBench):
         lines, rights = WINDOW_LINES, {"read": 1, "write": 1}
         windows = [{"node": 0, "base": n * lines, "length": lines, "rights": rights} for n in range(8)]
         await self.send("window", [{"index": n, "window": window} for n, window in enumerate(windows)])
+
+    async def read_lines(self, window, line, count):
+        # The controller acknowledges a line while it still waits for its bank.
+        while self.get("held"):
+            await self.cycles(10)
+        await self.cycles(20)
+        return await super().read_lines(window, line, count)
 
     async def reset(self, cycles=4, **knobs):
         for port in ("load", "dump"):
