@@ -78,15 +78,18 @@ def build_folder() -> Path:
     return Path(os.environ.get("TESSERA_BUILD", "build")).absolute()
 
 
-def bench_hash(module: str) -> str:
-    """Hash of a testbench and of the testbenches' modules that it imports: what it builds may stand in them."""
+def bench_hash(module: str, within: str = "tessera.tb") -> str:
+    """Hash of a testbench and of the modules of package `within` that it imports, itself or by others of them.
+
+    What it builds may stand in the testbenches' modules; all of ``tessera`` is what its verdict depends on.
+    """
     texts: dict[str, str] = {}
     todo = [module]
     while todo:
         name = todo.pop()
         if name not in texts:
             texts[name] = Path(str(importlib.import_module(name).__file__)).read_text()
-            todo += re.findall(r"^(?:from|import) (tessera\.tb[.\w]*)", texts[name], re.MULTILINE)
+            todo += re.findall(rf"^(?:from|import) ({re.escape(within)}\.[.\w]*)", texts[name], re.MULTILINE)
     return _digest(*(texts[name] for name in sorted(texts)))
 
 

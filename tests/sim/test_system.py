@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 from fractions import Fraction
@@ -9,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from vcdvcd import VCDVCD
 
 from tessera.golden.frames import ChromaFormat, read_y4m, write_y4m
 from tessera.golden.jpeg.decoder import decode
@@ -16,6 +18,7 @@ from tessera.golden.jpeg.encoder import encode
 from tessera.golden.transcoder import Target, decode_frame, transcode
 from tessera.hw.config import SystemConfig
 from tessera.hw.engine import EngineKind, Status
+from tessera.hw.gpu import ENGINES
 from tessera.hw.lib.streams import Instruments
 from tessera.sim.claims import claimed_layout
 from tessera.sim.clips import count_frames, find_clip, jpeg_files, make_jpeg, mux, pictures, same_as_libjpeg
@@ -25,7 +28,8 @@ from tessera.sim.planner import Chain, Leg, plan_chains
 from tessera.sim.run import run_job
 from tessera.sim.simulation import SimulationError, build_system, simulate
 from tessera.sim.units import decode_file, encode_file
-from tessera.tb.codec.jpeg.corpus import picture, pillow_files
+from tessera.tb.bench import CYCLE_NS
+from tessera.tb.codec.jpeg.corpus import clip_frame, picture, pillow_files
 
 CONFIG = SystemConfig()
 
@@ -162,6 +166,56 @@ def test_forty_files_decoded_and_encoded_again(program, monkeypatch):
     for n, chain in enumerate(chains):
         for k, data in enumerate(chain.files):
             assert same_as_libjpeg(data, outcome.surface(n, k)) is None, files[n::8][k][0]
+
+
+def task_events(file, engines):
+    """From a waveform: the cycles, counted from its start, in which each task began and ended, by engine and frame."""
+    waves = VCDVCD(str(file), signals=[f"$rootio.{name}[{17 * len(engines) - 1}:0]" for name in ("began", "ended")])
+    events = {}
+    for name in waves.signals:
+        what = name.partition(".")[2].partition("[")[0]
+        for time, value in waves[name].tv:
+            bits = int(value, 2) if set(value) <= {"0", "1"} else 0
+            for n, engine in enumerate(engines):
+                one = bits >> 17 * n & 0x1FFFF
+                if one & 1:
+                    # Times are in picoseconds, and signals follow the clock's edge.
+                    events.setdefault((engine, one >> 1), {})[what] = time // (1000 * CYCLE_NS)
+    return events
+
+
+def test_engines_work_at_the_same_time(tmp_path, program):
+    """The ports ``began`` and ``ended`` in a waveform: tasks last as long as their records say, start as soon as
+    dispatch promises, and three engines work on three frames at once."""
+    frames = 10
+    files = tuple(encode(clip_frame("carphone", 88, 72), 75 + n) for n in range(frames))
+    chain = Chain(files, claimed_layout(files[0]).lines, (Leg(80, 64, 80),), surfaces=4)
+    plan = plan_chains([chain], dram_lines=CONFIG.chip.memory_lines, host_bytes=CONFIG.host_bytes)
+    outcome = simulate(plan, program, waves_to=tmp_path / "events.vcd")
+    events = task_events(tmp_path / "events.vcd", list(ENGINES))
+    assert len(events) == len(plan.tasks) == 5 * frames
+
+    at = {}
+    for task in plan.tasks:
+        seen, record = events[task.engine, task.tag], outcome.records[task.tag]
+        # An engine that is done may wait until dispatch has heard the others.
+        assert 0 < seen["ended"] - seen["began"] - record.cycles <= len(ENGINES), plan.name(task.tag)
+        at[task.engine, task.frame] = seen
+    starts = {seen["began"] - outcome.records[tag].start for (_, tag), seen in events.items()}
+    assert len(starts) == 1, f"the records' clock and the waveform's differ by {starts}"
+
+    promised = 14 + 4 * len(ENGINES)
+    order = [EngineKind.JpegDecode, EngineKind.Compute, EngineKind.JpegEncode, EngineKind.Egress]
+    for frame in range(1, frames):
+        for before, engine in itertools.pairwise(order):
+            ready = max(at[before, frame]["ended"], at[engine, frame - 1]["ended"])
+            waited = at[engine, frame]["began"] - ready
+            assert 0 < waited <= promised, f"{engine.name} of frame {frame} began {waited} cycles after it could"
+    together = 0
+    for frame in range(frames - 2):
+        three = [at[engine, frame + 2 - n] for n, engine in enumerate(order[:3])]
+        together += max(t["began"] for t in three) < min(t["ended"] for t in three)
+    assert together >= frames - 4, f"three engines worked on three frames at once only {together} times"
 
 
 @pytest.mark.soak

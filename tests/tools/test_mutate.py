@@ -1,6 +1,6 @@
 """The mutants: the healthy one is healthy, a broken one is noticed, and explanations are in order."""
 
-import re
+from pathlib import Path
 
 import pytest
 
@@ -29,11 +29,20 @@ def test_what_never_ends_is_noticed(arbiter):
     assert "too long" in mutate.run(arbiter, [0], limit=0)[0].failed
 
 
-def test_explanations_are_complete():
-    for key, entry in mutate.explanations().items():
-        assert re.fullmatch("[0-9a-f]{12}", key), key
-        assert set(entry) == {"block", "where", "why"} and all(entry.values()), key
-        assert entry["block"] in mutate.blocks(), f"{key}: no block {entry['block']}"
+def test_explanations_are_of_lines_that_are_there():
+    for entry in mutate.explanations():
+        assert set(entry) == {"block", "line", "change", "why"} and all(entry.values()), entry
+        assert entry["block"] in mutate.blocks(), f"no block {entry['block']}"
+        source = Path(mutate.ROOT, "hw", *entry["block"].split(".")).with_suffix(".py")
+        assert entry["line"] in [line.strip() for line in source.read_text().splitlines()], entry
+
+
+def test_explanations_match_by_pattern(monkeypatch):
+    entry = {"block": "a.b", "line": "x.eq(y)", "change": "const? at *[0] of 9", "why": "no reason"}
+    monkeypatch.setattr(mutate, "explanations", lambda: [entry])
+    survivor = {"line": "x.eq(y)", "change": "const1 at B[0] of 9"}
+    assert mutate.explained("a.b", survivor) and not mutate.explained("a.c", survivor)
+    assert not mutate.explained("a.b", {**survivor, "change": "const1 at B[1] of 9"})
 
 
 def test_quick_tests_come_first():

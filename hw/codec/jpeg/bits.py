@@ -164,32 +164,38 @@ class BitWindow(wiring.Component):
         The next bit is the highest; those past ``count`` are 0.
     count : :py:`Out(range(49))`
         Bits held. Meaningless after more were used than were there, until ``clear``.
-    use : :py:`In(5)`
-        Bits used in this cycle, 0 to 31.
+    short, long : :py:`In(5)`
+        Bits used in this cycle, 0 to 31: ``short`` if ``use_short``, else ``long`` if ``use_long``. ``short`` may come
+        late in the cycle.
+    use_short, use_long : :py:`In(1)`
     """
 
     i: In(stream.Signature(SegmentBits))
     clear: In(1)
     bits: Out(WINDOW_BITS)
     count: Out(range(WINDOW_BITS + 1))
-    use: In(5)
+    short: In(5)
+    long: In(5)
+    use_short: In(1)
+    use_long: In(1)
 
     def elaborate(self, platform):
         m = Module()
-        # Only the shift by ``use``, which comes late, stands between registers and registers after it.
+        # Only the shift by ``short``, which comes late, stands between registers and registers after it.
         room = self.count <= WINDOW_BITS - 16
         fill = Signal()
         m.d.comb += [self.i.ready.eq(room | self.clear), fill.eq(room & self.i.valid)]
         new = Signal(16)
         more = self.i.payload
         m.d.comb += new.eq(Mux(fill, Cat(Mux(more.two, more.bits[:8], 0), more.bits[8:]), 0))
-        placed = Signal(WINDOW_BITS)
-        m.d.comb += placed.eq(Cat(C(0, WINDOW_BITS - 16), new) >> self.count)
+        placed, held = Signal(WINDOW_BITS), Signal(WINDOW_BITS)
+        m.d.comb += [placed.eq(Cat(C(0, WINDOW_BITS - 16), new) >> self.count), held.eq(self.bits | placed)]
         filled = Signal(range(WINDOW_BITS + 1))
         m.d.comb += filled.eq(self.count + Mux(fill, Mux(self.i.payload.two, 16, 8), 0))
+        long = Mux(self.use_long, self.long, 0)
         m.d.sync += [
-            self.bits.eq(((self.bits | placed) << self.use)[:WINDOW_BITS]),
-            self.count.eq(filled - self.use),
+            self.bits.eq(Mux(self.use_short, (held << self.short)[:WINDOW_BITS], (held << long)[:WINDOW_BITS])),
+            self.count.eq(Mux(self.use_short, filled - self.short, filled - long)),
         ]
         with m.If(self.clear):
             m.d.sync += [self.bits.eq(0), self.count.eq(0)]

@@ -125,7 +125,7 @@ class EntropyDecoder(wiring.Component):
         connect(m, self.i, window.i)
         m.d.comb += [self.bad.eq(tables.bad), self.codes.eq(tables.codes)]
 
-        # The loop: a symbol's bits are looked up and used within a cycle. An entry that is not used is all zeros.
+        # The loop: a symbol's bits are looked up and used within a cycle. A short entry that is not there is all zeros.
         table, ta, segment_last = Signal(3), Signal(2), Signal()
         dc, space = Signal(), Signal(6)
         room, go, long = Signal(), Signal(), Signal()
@@ -135,17 +135,15 @@ class EntropyDecoder(wiring.Component):
             enough.eq((window.count >= self.short_bits + DC_CATEGORY_MAX) | self.ended),
             enough_for_long.eq((window.count >= _SYMBOL_BITS) | self.ended),
         ]
-        entry, used, ends = Signal(Entry), Signal(), Signal()
-        width = Shape.cast(Entry).width
+        used, ends = Signal(), Signal()
         m.d.comb += [
             tables.table.eq(table),
             tables.bits.eq(window.bits[-16:]),
-            Value.cast(entry).eq(
-                (Value.cast(tables.short) & go.replicate(width)) | (Value.cast(tables.long) & long.replicate(width))
-            ),
             used.eq((tables.short.valid & go) | long),
-            ends.eq(~dc & (entry.eob | (entry.run >= space))),
-            window.use.eq(entry.total),
+            window.short.eq(tables.short.total),
+            window.use_short.eq(go),
+            window.long.eq(tables.long.total),
+            window.use_long.eq(long),
         ]
 
         # A block is fetched ahead of its turn, so that the loop's result does not go back to whoever offers blocks; of
@@ -165,7 +163,8 @@ class EntropyDecoder(wiring.Component):
             with m.Else():
                 m.next = "AwaitBlock"
 
-        def use_symbol():
+        def use_symbol(entry):
+            m.d.comb += ends.eq(~dc & (entry.eob | (entry.run >= space)))
             m.d.sync += [dc.eq(0), space.eq(space - entry.run - 1), table.eq(Cat(ta, 1))]
             m.next = "Symbol"
             with m.If(ends & segment_last):
@@ -191,7 +190,7 @@ class EntropyDecoder(wiring.Component):
                     m.next = "AwaitSegment"
                 with m.Elif(enough & room):
                     with m.If(tables.short.valid):
-                        use_symbol()
+                        use_symbol(tables.short)
                     with m.Else():
                         m.next = "LongCode"
             with m.State("LongCode"):
@@ -201,7 +200,7 @@ class EntropyDecoder(wiring.Component):
             with m.State("LongSymbol"):
                 m.d.comb += long.eq(enough_for_long)
                 with m.If(enough_for_long):
-                    use_symbol()
+                    use_symbol(tables.long)
 
         with m.If(self.begin):
             m.d.sync += [fetched.eq(0), open_.eq(1)]
@@ -221,7 +220,7 @@ class EntropyDecoder(wiring.Component):
         m.d.sync += [
             valid1.eq(used),
             one.bits.eq(window.bits[-_SYMBOL_BITS:]),
-            one.entry.eq(entry),
+            one.entry.eq(Mux(long, Value.cast(tables.long), Value.cast(tables.short))),
             one.dc.eq(dc),
             one.space.eq(space),
             one.last.eq(ends),

@@ -151,8 +151,7 @@ async def unstuffer_equals_golden(dut, stall_in, stall_out):
 @cocotb.parametrize(stall=[0.0, 0.5])
 async def window_shows_the_next_bits(dut, stall):
     bench = Bench(dut, DUTS)
-    dut.clear.value = 0
-    dut.use.value = 0
+    dut.clear.value = dut.use_short.value = dut.use_long.value = 0
     await bench.reset()
     random = bench.random
     items = [{"bits": random.randrange(2**16), "two": random.randrange(2)} for _ in range(400)]
@@ -166,10 +165,14 @@ async def window_shows_the_next_bits(dut, stall):
         assert shown == expected[used : used + count].ljust(WINDOW_BITS, "0"), f"bit {used}, {count} held"
         counts.add(count)
         use = min(random.choice([0, 1, 5, 9, 27, 31]), count)
-        dut.use.value = use
+        # One of the two, or none; what is not used is anything.
+        which = random.choice(["short", "long"]) if use else random.choice(["short", "long", "none"])
+        other = random.randrange(32)
+        dut.short.value, dut.long.value = (use, other) if which == "short" else (other, use)
+        dut.use_short.value, dut.use_long.value = int(which == "short"), int(which == "long")
         used += use
         await RisingEdge(dut.clk)
-    dut.use.value = 0
+    dut.use_short.value = dut.use_long.value = 0
     assert max(counts) > 40 and 0 in counts
     cocotb.start_soon(bench.send("i", items[:9]))
     await bench.cycles(6)
