@@ -128,7 +128,8 @@ def blocks() -> list[str]:
     for name in _modules():
         short = name.removeprefix("tessera.tb.")
         source = ROOT / "hw" / Path(*short.split(".")).with_suffix(".py")
-        if source.exists() and not short.startswith(("models.", "system")) and hasattr(importlib.import_module(name), "DUTS"):
+        silicon = source.exists() and not short.startswith(("models.", "system"))
+        if silicon and hasattr(importlib.import_module(name), "DUTS"):
             names.append(short)
     return names
 
