@@ -259,7 +259,13 @@ def _simulate(
     chosen = Waves(waves)
     progress("making the chip's Verilog", 0, 0)
     text = chosen.verilog(config)
-    program = build(text, waves=chosen.format, control=chosen.control, progress=lambda line: progress(line, 0, 0))
+    program = build(
+        text,
+        waves=chosen.format,
+        control=chosen.control,
+        long_runs=True,
+        progress=lambda line: progress(line, 0, 0),
+    )
     traced = folder / f"waves.{chosen.format}"
     outcome = simulate(plan, program, seed=seed, knobs=job.knobs, waves_to=traced, progress=progress)
     chosen.write_save_file(folder / "waves.gtkw", traced, text, state_names(config) if chosen.instances else {})

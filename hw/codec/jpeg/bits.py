@@ -8,7 +8,7 @@ from tessera.hw.memory.bitstream_reader import ByteGroup
 
 __all__ = ["WINDOW_BITS", "BitWindow", "ByteFeed", "Ending", "FileBytes", "SegmentBits", "Unstuffer"]
 
-WINDOW_BITS = 48
+WINDOW_BITS = 64
 """Bits that a :class:`BitWindow` holds."""
 
 
@@ -154,49 +154,81 @@ class Unstuffer(wiring.Component):
 class BitWindow(wiring.Component):
     """Holds the next bits of a segment.
 
+    Parameters
+    ----------
+    ahead : int
+        Bits of ``first``, 1 to 8.
+
     Members
     -------
     i : :py:`In(stream.Signature(SegmentBits))`
-        Taken while 32 bits or fewer are held, and during ``clear``.
+        Taken while 48 bits or fewer are held, and during ``clear``.
     clear : :py:`In(1)`
         Drop all bits, and those that come.
-    bits : :py:`Out(48)`
+    bits : :py:`Out(64)`
         The next bit is the highest; those past ``count`` are 0.
-    count : :py:`Out(range(49))`
-        Bits held. Meaningless after more were used than were there, until ``clear``.
+    count, known : :py:`Out(range(65))`
+        Bits held, and those of them that did not come in the cycle before. Meaningless after more were used than were
+        there, until ``clear``.
+    first : :py:`Out(ahead)`
+        The highest of ``bits``, straight from a register; those past ``known`` are 0.
     short, long : :py:`In(5)`
-        Bits used in this cycle, 0 to 31: ``short`` if ``use_short``, else ``long`` if ``use_long``. ``short`` may come
-        late in the cycle.
+        Bits used in this cycle: ``short``, 0 to ``ahead`` + 11, if ``use_short``, else ``long``, 0 to 31, if
+        ``use_long``. ``short`` may come late in the cycle.
     use_short, use_long : :py:`In(1)`
     """
 
-    i: In(stream.Signature(SegmentBits))
-    clear: In(1)
-    bits: Out(WINDOW_BITS)
-    count: Out(range(WINDOW_BITS + 1))
-    short: In(5)
-    long: In(5)
-    use_short: In(1)
-    use_long: In(1)
+    def __init__(self, ahead):
+        if not 1 <= ahead <= 8:
+            raise ValueError(f"ahead is {ahead}; 1 to 8 expected")
+        self.ahead = ahead
+        super().__init__(
+            {
+                "i": In(stream.Signature(SegmentBits)),
+                "clear": In(1),
+                "bits": Out(WINDOW_BITS),
+                "first": Out(ahead),
+                "count": Out(range(WINDOW_BITS + 1)),
+                "known": Out(range(WINDOW_BITS + 1)),
+                "short": In(5),
+                "long": In(5),
+                "use_short": In(1),
+                "use_long": In(1),
+            }
+        )
 
     def elaborate(self, platform):
         m = Module()
-        # Only the shift by ``short``, which comes late, stands between registers and registers after it.
-        room = self.count <= WINDOW_BITS - 16
-        fill = Signal()
-        m.d.comb += [self.i.ready.eq(room | self.clear), fill.eq(room & self.i.valid)]
+        # What is used in one cycle is shifted out in the next: so what comes late chooses only the first bits.
+        kept, used = Signal(WINDOW_BITS), Signal(5)
+        kept_count, known_count = Signal.like(self.count), Signal.like(self.count)
+        m.d.comb += [
+            self.bits.eq(kept << used),
+            self.count.eq(kept_count - used),
+            self.known.eq(known_count - used),
+        ]
+
+        room, fill = Signal(), Signal()
+        m.d.comb += [
+            room.eq(self.count <= WINDOW_BITS - 16),
+            self.i.ready.eq(room | self.clear),
+            fill.eq(room & self.i.valid),
+        ]
         new = Signal(16)
         more = self.i.payload
         m.d.comb += new.eq(Mux(fill, Cat(Mux(more.two, more.bits[:8], 0), more.bits[8:]), 0))
-        placed, held = Signal(WINDOW_BITS), Signal(WINDOW_BITS)
-        m.d.comb += [placed.eq(Cat(C(0, WINDOW_BITS - 16), new) >> self.count), held.eq(self.bits | placed)]
-        filled = Signal(range(WINDOW_BITS + 1))
-        m.d.comb += filled.eq(self.count + Mux(fill, Mux(self.i.payload.two, 16, 8), 0))
+
         long = Mux(self.use_long, self.long, 0)
+        reach = self.ahead + self.ahead + 11
+        after_short = (self.bits[-reach:] << self.short)[reach - self.ahead : reach]
+        after_long = (self.bits << long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
         m.d.sync += [
-            self.bits.eq(Mux(self.use_short, (held << self.short)[:WINDOW_BITS], (held << long)[:WINDOW_BITS])),
-            self.count.eq(Mux(self.use_short, filled - self.short, filled - long)),
+            kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
+            kept_count.eq(self.count + Mux(fill, Mux(more.two, 16, 8), 0)),
+            known_count.eq(self.count),
+            used.eq(Mux(self.use_short, self.short, long)),
+            self.first.eq(Mux(self.use_short, after_short, after_long)),
         ]
         with m.If(self.clear):
-            m.d.sync += [self.bits.eq(0), self.count.eq(0)]
+            m.d.sync += [part.eq(0) for part in (kept, kept_count, known_count, used, self.first)]
         return m

@@ -119,7 +119,7 @@ class EntropyDecoder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.tables = tables = HuffmanTables(self.short_bits)
-        m.submodules.window = window = BitWindow()
+        m.submodules.window = window = BitWindow(self.short_bits)
         m.submodules.tokens = tokens = fifo.SyncFIFO(width=Shape.cast(Token).width, depth=_DEPTH)
         connect(m, self.load, tables.load)
         connect(m, self.i, window.i)
@@ -130,14 +130,18 @@ class EntropyDecoder(wiring.Component):
         dc, space = Signal(), Signal(6)
         room, go, long = Signal(), Signal(), Signal()
         m.d.sync += room.eq(tokens.level < _DEPTH - 8)
+        # The window knows the last bits a cycle after they came.
+        ended = Signal()
+        m.d.sync += ended.eq(self.ended)
         enough, enough_for_long = Signal(), Signal()
         m.d.comb += [
-            enough.eq((window.count >= self.short_bits + DC_CATEGORY_MAX) | self.ended),
-            enough_for_long.eq((window.count >= _SYMBOL_BITS) | self.ended),
+            enough.eq((window.known >= self.short_bits + DC_CATEGORY_MAX) | ended),
+            enough_for_long.eq((window.known >= _SYMBOL_BITS) | ended),
         ]
         used, ends = Signal(), Signal()
         m.d.comb += [
             tables.table.eq(table),
+            tables.first.eq(window.first),
             tables.bits.eq(window.bits[-16:]),
             used.eq((tables.short.valid & go) | long),
             window.short.eq(tables.short.total),
@@ -225,7 +229,7 @@ class EntropyDecoder(wiring.Component):
             one.space.eq(space),
             one.last.eq(ends),
             one.count.eq(window.count),
-            one.ended.eq(self.ended),
+            one.ended.eq(ended),
         ]
         wrong, over, good = Signal(), Signal(), Signal()
         finished = Signal()

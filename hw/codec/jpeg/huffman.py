@@ -55,8 +55,8 @@ class HuffmanTables(wiring.Component):
     that number. The table takes 1 cycle, a count 2, a value 1 (2, 4 or 8 if its code has 3, 2 or 1 bits), and the walk
     over the 16 lengths a cycle for each, those after the last value included.
 
-    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle in which ``table`` and ``bits`` are set, longer
-    ones :data:`LONG_CYCLES` = 3 cycles after they were, if they still are the same then.
+    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle in which ``table`` and ``first`` are set, longer
+    ones :data:`LONG_CYCLES` = 3 cycles after ``table`` and ``bits`` were, if they still are the same then.
 
     Parameters
     ----------
@@ -73,8 +73,10 @@ class HuffmanTables(wiring.Component):
         Sum of the counts, when ``load`` is ready after one. Above 256, no value may be loaded.
     table : :py:`In(3)`
         Bits 1:0 Td or Ta, bit 2 set for AC.
-    bits : :py:`In(16)`
+    first : :py:`In(short_bits)`
         The next bits, the first the highest.
+    bits : :py:`In(16)`
+        The same, and those that follow.
     short : :py:`Out(Entry)`
         All zeros if the code is longer than ``short_bits`` or there is none.
     long : :py:`Out(Entry)`
@@ -92,6 +94,7 @@ class HuffmanTables(wiring.Component):
                 "bad": Out(1),
                 "codes": Out(12),
                 "table": In(3),
+                "first": In(short_bits),
                 "bits": In(16),
                 "short": Out(Entry),
                 "long": Out(Entry),
@@ -222,9 +225,9 @@ class HuffmanTables(wiring.Component):
 
         # Lookup.
         for _, read in short:
-            m.d.comb += read.addr.eq(Cat(self.bits[12:16], self.table))
+            m.d.comb += read.addr.eq(Cat(self.first[-4:], self.table))
         entries = Array(Value.cast(read.data) for _, read in short)
-        m.d.comb += Value.cast(self.short).eq(entries[self.bits[16 - short_bits : 12]])
+        m.d.comb += Value.cast(self.short).eq(entries[self.first[:-4]])
 
         bits, at = Signal(16), Signal(3)
         below = Signal(len(lengths))

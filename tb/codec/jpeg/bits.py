@@ -40,7 +40,7 @@ class Segments(wiring.Component):
 DUTS = {
     "feed": Dut(ByteFeed, tests="feed"),
     "unstuffer": Dut(Segments, stalls=True, tests="unstuffer"),
-    "window": Dut(BitWindow, tests="window"),
+    "window": Dut(lambda: BitWindow(6), tests="window"),
 }
 
 
@@ -157,26 +157,33 @@ async def window_shows_the_next_bits(dut, stall):
     items = [{"bits": random.randrange(2**16), "two": random.randrange(2)} for _ in range(400)]
     expected = "".join(format(i["bits"], "016b")[: 16 if i["two"] else 8] for i in items)
     cocotb.start_soon(bench.send("i", items, stall))
-    used, counts = 0, set()
+    used, known, counts = 0, 0, set()
     while used < len(expected):
         await _settle()
         count = bench.get("count")
         shown = format(bench.get("bits"), f"0{WINDOW_BITS}b")
         assert shown == expected[used : used + count].ljust(WINDOW_BITS, "0"), f"bit {used}, {count} held"
+        assert bench.get("known") == known, f"bit {used}, {count} held"
+        first = format(bench.get("first"), "06b")
+        assert first == expected[used : used + known][:6].ljust(6, "0"), f"bit {used}, {known} known"
         counts.add(count)
-        use = min(random.choice([0, 1, 5, 9, 27, 31]), count)
+        # Now and then nothing is used until it is full.
+        filling = used % 1000 < 60 and count <= 48 and used + 64 < len(expected)
+        use = 0 if filling else min(random.choice([0, 1, 5, 9, 17, 27, 31]), count)
         # One of the two, or none; what is not used is anything.
-        which = random.choice(["short", "long"]) if use else random.choice(["short", "long", "none"])
+        choices = ["short", "long", "none"] if use == 0 else ["short", "long"] if use <= 17 else ["long"]
+        which = random.choice(choices)
         other = random.randrange(32)
         dut.short.value, dut.long.value = (use, other) if which == "short" else (other, use)
         dut.use_short.value, dut.use_long.value = int(which == "short"), int(which == "long")
         used += use
+        known = count - use
         await RisingEdge(dut.clk)
     dut.use_short.value = dut.use_long.value = 0
-    assert max(counts) > 40 and 0 in counts
+    assert max(counts) > 56 and 0 in counts
     cocotb.start_soon(bench.send("i", items[:9]))
-    await bench.cycles(6)
-    assert bench.get("count") > 32
+    await bench.cycles(8)
+    assert bench.get("count") > 48
     dut.clear.value = 1
     await bench.cycles(8)
     dut.clear.value = 0

@@ -49,7 +49,7 @@ async def check(bench, number, table, count=100):
         code += n << (16 - length)
         ends.append(code)
     for window in windows(table, bench.random, count):
-        dut.bits.value = window
+        dut.bits.value, dut.first.value = window, window >> (16 - bench.component.short_bits)
         await RisingEdge(clk)
         short = unpack(Entry, dut.short.value.to_unsigned())
         for _ in range(LONG_CYCLES):
