@@ -90,6 +90,7 @@ class HostTable(_Table):
 
     memory_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 31)] = 1 << 26
     read_latency_cycles: Annotated[int, Field(ge=0, le=4000)] = 100
+    stall_sixteenths: Annotated[int, Field(ge=0, le=12)] = 0
 
 
 class JobFile(_Table):
@@ -318,7 +319,7 @@ def load_job(path: Path) -> Job:
         chip=chip,
         ddr_name=ddr_name,
         host_bytes=file.host.memory_bytes,
-        knobs={"latency": file.host.read_latency_cycles},
+        knobs={"latency": file.host.read_latency_cycles, "stall": file.host.stall_sixteenths},
     )
 
 

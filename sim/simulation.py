@@ -110,6 +110,8 @@ def simulate(
 
     Parameters
     ----------
+    seed
+        Of the host's stalls, 0 to 2**31 - 1.
     knobs
         How the host behaves: fields of :class:`tessera.hw.models.host.HostKnobs`.
     waves_to
@@ -121,7 +123,7 @@ def simulate(
         Tasks did not end within ``plan.limit`` cycles, or the testbench failed.
     """
     with _work_folder() as folder:
-        plan.write(folder, dump_surfaces=bool(plan.surfaces), knobs=knobs)
+        plan.write(folder, dump_surfaces=bool(plan.surfaces), knobs={"seed": seed, **(knobs or {})})
         with _watched(folder / "progress", len(plan.tasks), progress):
             try:
                 (result,) = program.run(

@@ -47,6 +47,8 @@ class HostKnobs(data.Struct):
     """The chip's largest read: 512 (0), 256 (1) or 128 bytes (2)."""
     short_tags: 1
     """Tags have 5 bits instead of 8."""
+    seed: 31
+    """Of all that is random, taken at reset."""
 
 
 class MmioRequest(data.Struct):
@@ -124,8 +126,13 @@ class HostModel(wiring.Component):
         wiring.connect(m, wiring.flipped(self.backdoor), storage.backdoor)
         line_bits = (self.size // 64 - 1).bit_length()
 
-        time, dice = Signal(16), Signal(32, init=0xACE1_2345)
-        m.d.sync += [time.eq(time + 1), dice.eq(Cat(dice[1:], dice[0] ^ dice[10] ^ dice[30] ^ dice[31]))]
+        time, dice, begun = Signal(16), Signal(32, init=0xACE1_2345), Signal()
+        shown = dice ^ Mux(begun, 0, self.knobs.seed)
+        m.d.sync += [
+            begun.eq(1),
+            time.eq(time + 1),
+            dice.eq(Cat(shown[1:], shown[0] ^ shown[10] ^ shown[30] ^ shown[31])),
+        ]
         knobs, config = self.knobs, self.pcie.config
         m.d.comb += [
             config.id.eq(DEVICE_ID),

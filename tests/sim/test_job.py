@@ -42,10 +42,11 @@ def test_what_is_left_open_is_decided(tmp_path):
 
 
 def test_memory_and_chip_can_be_changed(tmp_path):
-    changes = '[ddr]\npreset = "ddr4_2400r"\npostpone = 5\n[chip]\nqueue = 8\n[host]\nread_latency_cycles = 7\n'
+    changes = '[ddr]\npreset = "ddr4_2400r"\npostpone = 5\n[chip]\nqueue = 8\n'
+    changes += "[host]\nread_latency_cycles = 7\nstall_sixteenths = 3\n"
     job = load_job(job_of(tmp_path, GOOD + changes))
     assert (job.chip.ddr.rate, job.chip.ddr.postpone, job.chip.queue) == (2400, 5, 8)
-    assert job.knobs == {"latency": 7}
+    assert job.knobs == {"latency": 7, "stall": 3}
 
 
 # What is changed in the good file, the key that the line names, and what it says is expected.

@@ -95,6 +95,9 @@ def test_same_plan_same_cycles(program):
     assert first.cycles == again.cycles and first.records == again.records and first.results == again.results
     slow = simulate(plan, program, knobs={"latency": 900, "stall": 3, "split": 2, "reorder": 1})
     assert slow.results == first.results and slow.cycles > first.cycles
+    stalled = [simulate(plan, program, seed=seed, knobs={"stall": 3}) for seed in (1, 1, 2)]
+    assert stalled[0].cycles == stalled[1].cycles != stalled[2].cycles
+    assert all(outcome.results == first.results for outcome in stalled)
 
 
 def test_corrupt_frames_in_the_middle(tmp_path, program):
