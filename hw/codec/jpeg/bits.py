@@ -157,7 +157,7 @@ class BitWindow(wiring.Component):
     Parameters
     ----------
     ahead : int
-        Bits of ``first``, 1 to 8.
+        Bits of ``next_first``, 1 to 8.
 
     Members
     -------
@@ -170,8 +170,8 @@ class BitWindow(wiring.Component):
     count, known : :py:`Out(range(65))`
         Bits held, and those of them that did not come in the cycle before. Meaningless after more were used than were
         there, until ``clear``.
-    first : :py:`Out(ahead)`
-        The highest of ``bits``, straight from a register; those past ``known`` are 0.
+    next_first : :py:`Out(ahead)`
+        The highest of ``bits`` in the next cycle; those past ``known`` then are 0. It depends on ``short``.
     short, long : :py:`In(5)`
         Bits used in this cycle: ``short``, 0 to ``ahead`` + 11, if ``use_short``, else ``long``, 0 to 31, if
         ``use_long``. ``short`` may come late in the cycle.
@@ -187,7 +187,7 @@ class BitWindow(wiring.Component):
                 "i": In(stream.Signature(SegmentBits)),
                 "clear": In(1),
                 "bits": Out(WINDOW_BITS),
-                "first": Out(ahead),
+                "next_first": Out(ahead),
                 "count": Out(range(WINDOW_BITS + 1)),
                 "known": Out(range(WINDOW_BITS + 1)),
                 "short": In(5),
@@ -199,7 +199,7 @@ class BitWindow(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # What is used in one cycle is shifted out in the next: so what comes late chooses only the first bits.
+        # What is used in one cycle is shifted out in the next: what comes late chooses only the bits to look up.
         kept, used = Signal(WINDOW_BITS), Signal(5)
         kept_count, known_count = Signal.like(self.count), Signal.like(self.count)
         m.d.comb += [
@@ -227,8 +227,8 @@ class BitWindow(wiring.Component):
             kept_count.eq(self.count + Mux(fill, Mux(more.two, 16, 8), 0)),
             known_count.eq(self.count),
             used.eq(Mux(self.use_short, self.short, long)),
-            self.first.eq(Mux(self.use_short, after_short, after_long)),
         ]
+        m.d.comb += self.next_first.eq(Mux(self.use_short, after_short, after_long))
         with m.If(self.clear):
-            m.d.sync += [part.eq(0) for part in (kept, kept_count, known_count, used, self.first)]
+            m.d.sync += [part.eq(0) for part in (kept, kept_count, known_count, used)]
         return m

@@ -220,7 +220,7 @@ class JpegDecoder(Envelope):
     - 22 cycles per block of 8x8 samples within the picture (0.52 per pixel of 4:2:0);
     - 5 cycles per 8 bytes of file, and 1 for each FF in it.
 
-    Header and tables come before it, a cycle per byte and about 60 more per Huffman table (867 cycles in all with the
+    Header and tables come before it, a cycle per byte and about 100 more per Huffman table (1033 cycles in all with the
     standard's), and after it about 60 cycles for the last block's way to the memory, plus the memory's latencies.
 
     Parameters

@@ -61,7 +61,7 @@ class EntropyDecoder(wiring.Component):
     waits while fewer than ``short_bits`` + 11 bits are there (27 for longer codes) and the segment has not ended, and
     while 24 tokens or more wait for ``o``.
 
-    The tables must not be loaded while a segment is decoded.
+    The tables must not be loaded while a segment is decoded; it waits until they are written.
 
     Parameters
     ----------
@@ -125,11 +125,11 @@ class EntropyDecoder(wiring.Component):
         connect(m, self.i, window.i)
         m.d.comb += [self.bad.eq(tables.bad), self.codes.eq(tables.codes)]
 
-        # The loop: a symbol's bits are looked up and used within a cycle. A short entry that is not there is all zeros.
+        # The loop: a symbol's bits are looked up and used within a cycle.
         table, ta, segment_last = Signal(3), Signal(2), Signal()
         dc, space = Signal(), Signal(6)
         room, go, long = Signal(), Signal(), Signal()
-        m.d.sync += room.eq(tokens.level < _DEPTH - 8)
+        m.d.sync += room.eq((tokens.level < _DEPTH - 8) & ~tables.writing)
         # The window knows the last bits a cycle after they came.
         ended = Signal()
         m.d.sync += ended.eq(self.ended)
@@ -139,13 +139,17 @@ class EntropyDecoder(wiring.Component):
             enough_for_long.eq((window.known >= _SYMBOL_BITS) | ended),
         ]
         used, ends = Signal(), Signal()
+        # Whether a run of n zeros and a coefficient end the block: a choice is quicker than a comparison.
+        fills = Signal(16)
+        m.d.comb += fills.eq(Cat(space <= n for n in range(16)))
         m.d.comb += [
             tables.table.eq(table),
-            tables.first.eq(window.first),
             tables.bits.eq(window.bits[-16:]),
+            tables.next_ta.eq(ta),
+            tables.next_first.eq(window.next_first),
             used.eq((tables.short.valid & go) | long),
             window.short.eq(tables.short.total),
-            window.use_short.eq(go),
+            window.use_short.eq(go & tables.short.valid),
             window.long.eq(tables.long.total),
             window.use_long.eq(long),
         ]
@@ -154,7 +158,7 @@ class EntropyDecoder(wiring.Component):
         # one whose turn it is only what the loop needs is taken at once, the rest follows in the next cycle.
         upcoming, fetched, open_ = Signal(Block), Signal(), Signal()
         took, current = Signal(), Signal(Block)
-        m.d.comb += self.block.ready.eq(self.begin | (open_ & ~fetched))
+        m.d.comb += [self.block.ready.eq(self.begin | (open_ & ~fetched)), tables.next_td.eq(upcoming.td)]
         m.d.sync += took.eq(0)
         with m.If(took):
             m.d.sync += current.eq(upcoming)
@@ -168,7 +172,7 @@ class EntropyDecoder(wiring.Component):
                 m.next = "AwaitBlock"
 
         def use_symbol(entry):
-            m.d.comb += ends.eq(~dc & (entry.eob | (entry.run >= space)))
+            m.d.comb += ends.eq(~dc & (entry.eob | fills.bit_select(entry.run, 1)))
             m.d.sync += [dc.eq(0), space.eq(space - entry.run - 1), table.eq(Cat(ta, 1))]
             m.next = "Symbol"
             with m.If(ends & segment_last):
@@ -189,6 +193,9 @@ class EntropyDecoder(wiring.Component):
                     take_block()
             with m.State("Symbol"):
                 m.d.comb += go.eq(enough & room & ~self.failed)
+                # A DC symbol that has to wait is looked up again.
+                with m.If(dc):
+                    m.d.comb += tables.next_td.eq(table)
                 m.d.sync += waited.eq(1)
                 with m.If(self.failed):
                     m.next = "AwaitSegment"

@@ -52,11 +52,12 @@ class HuffmanTables(wiring.Component):
     """Four DC and four AC tables.
 
     *Loading*. A table is loaded as one ``Table``, 16 ``Count``, then a ``Value`` for each code; it replaces the one of
-    that number. The table takes 1 cycle, a count 2, a value 1 (2, 4 or 8 if its code has 3, 2 or 1 bits), and the walk
-    over the 16 lengths a cycle for each, those after the last value included.
+    that number. The table takes 1 cycle, a count 2, a value 1 (if its code has n bits less than ``short_bits``, 2**n),
+    and the walk over the 16 lengths a cycle for each, those after the last value included.
 
-    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle in which ``table`` and ``first`` are set, longer
-    ones :data:`LONG_CYCLES` = 3 cycles after ``table`` and ``bits`` were, if they still are the same then.
+    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle after ``next_first`` was set, with both tables
+    that the next symbol may be of; which of them it is, ``table`` says when it is known. Longer ones are found
+    :data:`LONG_CYCLES` = 3 cycles after ``table`` and ``bits`` were set, if they still are the same then.
 
     Parameters
     ----------
@@ -69,16 +70,18 @@ class HuffmanTables(wiring.Component):
     bad : :py:`Out(1)`
         There are more codes of some length than it has, or an all-ones code. Valid when ``load`` is ready after a
         count; the table must then not be used.
+    writing : :py:`Out(1)`
+        The last value's entries are still being written: no lookup yet.
     codes : :py:`Out(12)`
         Sum of the counts, when ``load`` is ready after one. Above 256, no value may be loaded.
     table : :py:`In(3)`
         Bits 1:0 Td or Ta, bit 2 set for AC.
-    first : :py:`In(short_bits)`
-        The next bits, the first the highest.
     bits : :py:`In(16)`
-        The same, and those that follow.
+        The next bits, the first the highest.
+    next_td, next_ta, next_first : :py:`In(2)`, :py:`In(2)`, :py:`In(short_bits)`
+        What ``table`` will be in the next cycle if it is for DC and if it is for AC, and the highest of ``bits`` then.
     short : :py:`Out(Entry)`
-        All zeros if the code is longer than ``short_bits`` or there is none.
+        Not ``valid`` if the code is longer than ``short_bits`` or there is none.
     long : :py:`Out(Entry)`
         Meaningless if ``short`` is valid. Not ``valid`` if there is no such code: then ``length`` and ``total`` are of
         16 bits.
@@ -92,10 +95,13 @@ class HuffmanTables(wiring.Component):
             {
                 "load": In(stream.Signature(HuffmanLoad)),
                 "bad": Out(1),
+                "writing": Out(1),
                 "codes": Out(12),
                 "table": In(3),
-                "first": In(short_bits),
                 "bits": In(16),
+                "next_td": In(2),
+                "next_ta": In(2),
+                "next_first": In(short_bits),
                 "short": Out(Entry),
                 "long": Out(Entry),
             }
@@ -104,17 +110,18 @@ class HuffmanTables(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         short_bits = self.short_bits
-        banks = 1 << (short_bits - 4)
-
-        # Rows are the first four bits of a code, banks the others: a value's entries lie in one row unless its code is
-        # shorter than that, and are then written at once.
+        # An entry for any short_bits bits of each DC and each AC table. Collisions do not matter: nothing is looked up
+        # while tables are loaded.
         short = []
-        for n in range(banks):
-            memory = Memory(shape=Entry, depth=128, init=[])
-            m.submodules[f"short{n}"] = memory
-            short.append((memory.write_port(), memory.read_port(domain="comb")))
-        # Of the lengths of 9 (or short_bits + 1) bits and up: the end of the codes of up to that length, and what makes
-        # an index of a code.
+        for name in ("dc", "ac"):
+            memory = Memory(shape=Entry, depth=4 << short_bits, init=[], attrs={"no_rw_check": 1})
+            m.submodules[name] = memory
+            short.append((memory.write_port(), memory.read_port()))
+        # Of short_bits and each longer length: the end of the codes of up to that length; of the longer ones also what
+        # makes an index of a code.
+        short_limits = Memory(shape=short_bits, depth=8, init=[])
+        m.submodules.short_limits = short_limits
+        short_limit_write, short_limit = short_limits.write_port(), short_limits.read_port(domain="comb")
         lengths = range(short_bits + 1, 17)
         limits, offsets = [], []
         for length in lengths:
@@ -135,29 +142,25 @@ class HuffmanTables(wiring.Component):
         left = Signal(8)
         count = Signal(8)
         counts = Signal(data.ArrayLayout(8, 16))
-        writing, write_byte, write_length, write_code = Signal(), Signal(8), Signal(5), Signal(16)
-        write_row, last_row = Signal(4), Signal(4)
-        clearing = Signal()
+        write_byte, write_length = Signal(8), Signal(5)
+        place, last_place = Signal(short_bits), Signal(short_bits)
+        counting = Signal()
         load = self.load.payload
         taken = self.load.valid & self.load.ready
-        more_rows = writing & (write_row != last_row)
+        more = self.writing & (place != last_place)
 
         entry = Signal(Entry)
         run, size = write_byte[4:8], write_byte[0:4]
         is_ac = table[2]
         bad_ac = (size > AC_CATEGORY_MAX) | ((size == 0) & (run != 0) & (run != 15))
         bad_dc = (size > DC_CATEGORY_MAX) | (run != 0)
-        m.d.comb += _describe(entry, writing, run, size, write_length, is_ac, Mux(is_ac, bad_ac, bad_dc))
-        covers = write_code[16 - short_bits : 12]
-        for n, (write, _) in enumerate(short):
-            with m.Switch(write_length):
-                for bits in range(1, short_bits + 1):
-                    free = min(short_bits - bits, short_bits - 4)
-                    with m.Case(bits):
-                        m.d.comb += write.en.eq(writing & ((covers >> free) == (n >> free)))
-            m.d.comb += [write.addr.eq(Cat(write_row, table)), write.data.eq(entry)]
-            with m.If(clearing):
-                m.d.comb += [write.en.eq(1), write.addr.eq(Cat((length - 1)[:4], table)), write.data.eq(0)]
+        m.d.comb += _describe(entry, 1, run, size, write_length, is_ac, Mux(is_ac, bad_ac, bad_dc))
+        for ac, (write, _) in enumerate(short):
+            m.d.comb += [
+                write.en.eq(self.writing & (is_ac == ac)),
+                write.addr.eq(Cat(place, table[:2])),
+                write.data.eq(entry),
+            ]
         m.d.comb += [value_write.addr.eq(Cat(index, table)), value_write.data.eq(load.byte)]
 
         limit, offset = Signal(24), Signal(8)
@@ -167,14 +170,20 @@ class HuffmanTables(wiring.Component):
                     m.d.comb += [limit.eq(code + (count << (16 - n))), offset.eq(index - (code >> (16 - n)))]
         for n, (limit_port, offset_port) in zip(lengths, zip(limits, offsets)):
             for (write, _), value in ((limit_port, limit), (offset_port, offset)):
-                m.d.comb += [write.en.eq(clearing & (length == n)), write.addr.eq(table), write.data.eq(value)]
+                m.d.comb += [write.en.eq(counting & (length == n)), write.addr.eq(table), write.data.eq(value)]
+        m.d.comb += [
+            short_limit_write.en.eq(counting & (length == short_bits)),
+            short_limit_write.addr.eq(table),
+            short_limit_write.data.eq(limit[16 - short_bits : 16]),
+            short_limit.addr.eq(self.table),
+        ]
 
-        m.d.sync += writing.eq(more_rows)
-        with m.If(more_rows):
-            m.d.sync += write_row.eq(write_row + 1)
+        m.d.sync += self.writing.eq(more)
+        with m.If(more):
+            m.d.sync += place.eq(place + 1)
         with m.FSM(name="load"):
             with m.State("Ready"):
-                m.d.comb += self.load.ready.eq(~more_rows)
+                m.d.comb += self.load.ready.eq(~more)
                 with m.If(taken):
                     with m.Switch(load.kind):
                         with m.Case(LoadKind.Table):
@@ -186,12 +195,11 @@ class HuffmanTables(wiring.Component):
                         with m.Default():
                             m.d.comb += value_write.en.eq(1)
                             m.d.sync += [
-                                writing.eq(length <= short_bits),
+                                self.writing.eq(length <= short_bits),
                                 write_byte.eq(load.byte),
                                 write_length.eq(length),
-                                write_code.eq(code),
-                                write_row.eq(code[12:16]),
-                                last_row.eq(code[12:16] | Mux(unit[12:16] == 0, 0, unit[12:16] - 1)),
+                                place.eq(code[-short_bits - 1 : 16]),
+                                last_place.eq(code[-short_bits - 1 : 16] | (unit[-short_bits:] - 1)),
                                 index.eq(index + 1),
                                 code.eq(code + unit),
                                 left.eq(left - 1),
@@ -199,7 +207,7 @@ class HuffmanTables(wiring.Component):
                             with m.If((left == 1) & (length != 16)):
                                 m.next = "Length"
             with m.State("Count"):
-                m.d.comb += clearing.eq(1)
+                m.d.comb += counting.eq(1)
                 m.d.sync += [
                     code.eq(limit),
                     index.eq(index + count),
@@ -224,10 +232,14 @@ class HuffmanTables(wiring.Component):
                     m.next = "Ready"
 
         # Lookup.
-        for _, read in short:
-            m.d.comb += read.addr.eq(Cat(self.first[-4:], self.table))
-        entries = Array(Value.cast(read.data) for _, read in short)
-        m.d.comb += Value.cast(self.short).eq(entries[self.first[:-4]])
+        for number, (_, read) in zip((self.next_td, self.next_ta), short):
+            m.d.comb += read.addr.eq(Cat(self.next_first, number))
+        first = Signal(short_bits)
+        m.d.sync += first.eq(self.next_first)
+        m.d.comb += [
+            Value.cast(self.short).eq(Mux(self.table[2], *(Value.cast(read.data) for _, read in reversed(short)))),
+            self.short.valid.eq(first < short_limit.data),
+        ]
 
         bits, at = Signal(16), Signal(3)
         below = Signal(len(lengths))
