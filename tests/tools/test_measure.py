@@ -19,7 +19,6 @@ def test_the_baseline_meets_the_targets():
     assert not measure.missed(figures)
 
 
-@pytest.mark.soak
 def test_every_target_has_a_figure_in_the_baseline():
     figures = measure.baseline()["figures"]
     idle = [target.pattern for target in measure.TARGETS if not any(measure.target(name) is target for name in figures)]

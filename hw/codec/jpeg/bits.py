@@ -172,8 +172,8 @@ class BitWindow(wiring.Component):
         there, until ``clear``.
     next_first : :py:`Out(ahead)`
         The highest of ``bits`` in the next cycle; those past ``known`` then are 0. It depends on ``short``.
-    short, long : :py:`In(5)`
-        Bits used in this cycle: ``short``, 0 to ``ahead`` + 11, if ``use_short``, else ``long``, 0 to 31, if
+    short, which, long : :py:`In(array of 2 x 5)`, :py:`In(1)`, :py:`In(5)`
+        Bits used in this cycle: ``short[which]``, 0 to ``ahead`` + 11, if ``use_short``, else ``long``, 0 to 31, if
         ``use_long``. ``short`` may come late in the cycle.
     use_short, use_long : :py:`In(1)`
     """
@@ -190,7 +190,8 @@ class BitWindow(wiring.Component):
                 "next_first": Out(ahead),
                 "count": Out(range(WINDOW_BITS + 1)),
                 "known": Out(range(WINDOW_BITS + 1)),
-                "short": In(5),
+                "short": In(data.ArrayLayout(5, 2)),
+                "which": In(1),
                 "long": In(5),
                 "use_short": In(1),
                 "use_long": In(1),
@@ -220,15 +221,15 @@ class BitWindow(wiring.Component):
 
         long = Mux(self.use_long, self.long, 0)
         reach = self.ahead + self.ahead + 11
-        after_short = (self.bits[-reach:] << self.short)[reach - self.ahead : reach]
+        after_short = [(self.bits[-reach:] << short)[reach - self.ahead : reach] for short in self.short]
         after_long = (self.bits << long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
         m.d.sync += [
             kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
             kept_count.eq(self.count + Mux(fill, Mux(more.two, 16, 8), 0)),
             known_count.eq(self.count),
-            used.eq(Mux(self.use_short, self.short, long)),
+            used.eq(Mux(self.use_short, Mux(self.which, self.short[1], self.short[0]), long)),
         ]
-        m.d.comb += self.next_first.eq(Mux(self.use_short, after_short, after_long))
+        m.d.comb += self.next_first.eq(Mux(self.use_short, Mux(self.which, *reversed(after_short)), after_long))
         with m.If(self.clear):
             m.d.sync += [part.eq(0) for part in (kept, kept_count, known_count, used)]
         return m

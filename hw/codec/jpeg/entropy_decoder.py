@@ -147,9 +147,10 @@ class EntropyDecoder(wiring.Component):
             tables.bits.eq(window.bits[-16:]),
             tables.next_ta.eq(ta),
             tables.next_first.eq(window.next_first),
-            used.eq((tables.short.valid & go) | long),
-            window.short.eq(tables.short.total),
-            window.use_short.eq(go & tables.short.valid),
+            used.eq((tables.short_valid & go) | long),
+            *(window.short[n].eq(tables.short[n].total) for n in range(2)),
+            window.which.eq(~dc),
+            window.use_short.eq(go & tables.short_valid),
             window.long.eq(tables.long.total),
             window.use_long.eq(long),
         ]
@@ -171,9 +172,10 @@ class EntropyDecoder(wiring.Component):
             with m.Else():
                 m.next = "AwaitBlock"
 
-        def use_symbol(entry):
-            m.d.comb += ends.eq(~dc & (entry.eob | fills.bit_select(entry.run, 1)))
-            m.d.sync += [dc.eq(0), space.eq(space - entry.run - 1), table.eq(Cat(ta, 1))]
+        def use_symbol(ac):
+            """Go on behind a symbol, which is entry `ac` if it is no DC one."""
+            m.d.comb += ends.eq(~dc & (ac.eob | fills.bit_select(ac.run, 1)))
+            m.d.sync += [dc.eq(0), space.eq(space - Mux(dc, 0, ac.run) - 1), table.eq(Cat(ta, 1))]
             m.next = "Symbol"
             with m.If(ends & segment_last):
                 m.next = "AwaitSegment"
@@ -200,8 +202,8 @@ class EntropyDecoder(wiring.Component):
                 with m.If(self.failed):
                     m.next = "AwaitSegment"
                 with m.Elif(enough & room):
-                    with m.If(tables.short.valid):
-                        use_symbol(tables.short)
+                    with m.If(tables.short_valid):
+                        use_symbol(tables.short[1])
                     with m.Else():
                         m.next = "LongCode"
             with m.State("LongCode"):
@@ -231,13 +233,15 @@ class EntropyDecoder(wiring.Component):
         m.d.sync += [
             valid1.eq(used),
             one.bits.eq(window.bits[-_SYMBOL_BITS:]),
-            one.entry.eq(Mux(long, Value.cast(tables.long), Value.cast(tables.short))),
+            one.entry.eq(tables.long),
             one.dc.eq(dc),
             one.space.eq(space),
             one.last.eq(ends),
             one.count.eq(window.count),
             one.ended.eq(ended),
         ]
+        with m.If(~long):
+            m.d.sync += Value.cast(one.entry).eq(Mux(dc, *(Value.cast(entry) for entry in tables.short)))
         wrong, over, good = Signal(), Signal(), Signal()
         finished = Signal()
         needed = Signal(5)

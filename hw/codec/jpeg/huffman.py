@@ -55,7 +55,7 @@ class HuffmanTables(wiring.Component):
     that number. The table takes 1 cycle, a count 2, a value 1 (if its code has n bits less than ``short_bits``, 2**n),
     and the walk over the 16 lengths a cycle for each, those after the last value included.
 
-    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle after ``next_first`` was set, with both tables
+    *Lookup*. Codes of up to ``short_bits`` bits are found in the cycle after ``next_first`` was set, in both tables
     that the next symbol may be of; which of them it is, ``table`` says when it is known. Longer ones are found
     :data:`LONG_CYCLES` = 3 cycles after ``table`` and ``bits`` were set, if they still are the same then.
 
@@ -80,10 +80,12 @@ class HuffmanTables(wiring.Component):
         The next bits, the first the highest.
     next_td, next_ta, next_first : :py:`In(2)`, :py:`In(2)`, :py:`In(short_bits)`
         What ``table`` will be in the next cycle if it is for DC and if it is for AC, and the highest of ``bits`` then.
-    short : :py:`Out(Entry)`
-        Not ``valid`` if the code is longer than ``short_bits`` or there is none.
+    short : :py:`Out(array of 2 x Entry)`
+        Of the table for DC and the one for AC.
+    short_valid : :py:`Out(1)`
+        The code in ``table`` has ``short_bits`` bits or less, so the entry is right.
     long : :py:`Out(Entry)`
-        Meaningless if ``short`` is valid. Not ``valid`` if there is no such code: then ``length`` and ``total`` are of
+        Meaningless if ``short_valid``. Not ``valid`` if there is no such code: then ``length`` and ``total`` are of
         16 bits.
     """
 
@@ -102,7 +104,8 @@ class HuffmanTables(wiring.Component):
                 "next_td": In(2),
                 "next_ta": In(2),
                 "next_first": In(short_bits),
-                "short": Out(Entry),
+                "short": Out(data.ArrayLayout(Entry, 2)),
+                "short_valid": Out(1),
                 "long": Out(Entry),
             }
         )
@@ -237,8 +240,8 @@ class HuffmanTables(wiring.Component):
         first = Signal(short_bits)
         m.d.sync += first.eq(self.next_first)
         m.d.comb += [
-            Value.cast(self.short).eq(Mux(self.table[2], *(Value.cast(read.data) for _, read in reversed(short)))),
-            self.short.valid.eq(first < short_limit.data),
+            *(self.short[n].eq(read.data) for n, (_, read) in enumerate(short)),
+            self.short_valid.eq(first < short_limit.data),
         ]
 
         bits, at = Signal(16), Signal(3)

@@ -70,7 +70,7 @@ class Parser(wiring.Component):
     """Parses a file, by the rules of :mod:`tessera.golden.jpeg.decoder`.
 
     It takes a byte per cycle, two in segments that are skipped. A segment takes up to 4 cycles more, a quantization
-    table 1, a Huffman table 2 for each of its 16 counts and up to 30 for its short codes: the headers of a 4:2:0 file
+    table 1, a Huffman table 2 for each of its 16 counts and up to 64 for its short codes: the headers of a 4:2:0 file
     with the standard's tables (623 bytes) take 1033 cycles.
 
     Tables go out as they come. At a scan's beginning the scan goes out and the parser leaves ``file`` alone until it

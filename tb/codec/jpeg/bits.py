@@ -173,7 +173,9 @@ async def window_shows_the_next_bits(dut, stall):
         choices = ["short", "long", "none"] if use == 0 else ["short", "long"] if use <= 17 else ["long"]
         which = random.choice(choices)
         other = random.randrange(32)
-        dut.short.value, dut.long.value = (use, other) if which == "short" else (other, use)
+        dut.which.value = chosen = random.randrange(2)
+        dut.short.value = use << 5 * chosen | other << 5 * (1 - chosen)
+        dut.long.value = other if which == "short" else use
         dut.use_short.value, dut.use_long.value = int(which == "short"), int(which == "long")
         used += use
         known = count - use
