@@ -444,6 +444,10 @@ class Parser(wiring.Component):
                 with m.If(length != 6 + (scan_count << 1)):
                     fail(Status.JpegBadLength)
             component, component_tables = Signal(2), Signal(8)
+            # Of an MCU, known long before: a product of small numbers, not worth a multiplier.
+            component_blocks = [Signal(5, name=f"component_blocks{n}") for n in range(3)]
+            for c, sink in zip(components, component_blocks):
+                m.d.sync += sink.eq(sum(Mux(c.v[n], c.h << n, 0) for n in range(3)))
             matches = Cat((components[n].id == byte) & after_chosen[n] for n in range(3))
             with m.State("ScanComponent"), next_byte():
                 with m.If(matches[0]):
@@ -461,14 +465,13 @@ class Parser(wiring.Component):
             with m.State("ScanTablesCheck"):
                 td, ta = component_tables[4:8], component_tables[0:4]
                 tq_of = Array(c.tq for c in components)[component]
-                factors = Array(c.h * c.v for c in components)[component]
                 for n in range(3):
                     with m.If(number == n):
                         m.d.sync += [chosen[n].eq(component), tables[n].td.eq(td), tables[n].ta.eq(ta)]
                 m.d.sync += [
                     selected.eq(selected | (1 << component)),
                     number.eq(number + 1),
-                    blocks.eq(blocks + factors),
+                    blocks.eq(blocks + Array(component_blocks)[component]),
                 ]
                 m.next = "ScanComponent"
                 with m.If(number + 1 == scan_count):
