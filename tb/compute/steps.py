@@ -2,11 +2,12 @@
 
 import cocotb
 import numpy as np
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.golden.ops import Axis, axis_of, resample
 from tessera.golden.ops_tables import CUBIC
 from tessera.hw.compute.steps import Steps
-from tessera.tb.bench import Bench, Dut
+from tessera.tb.bench import Bench, Dut, unpack
 
 DUTS = {"steps": Dut(Steps)}
 
@@ -156,3 +157,56 @@ async def cycles(dut):
         await bench.within(2 * count, bench.receive("o", count))
         gap = bench.now() - started - count
         assert 0 <= gap <= (0 if axis.grow else 12), f"{source} to {target}: {gap} cycles more than {count} steps"
+
+
+@cocotb.test()
+async def long_sequences(dut):
+    """The largest counts and repeats: some steps of each, the last ones among them, and nothing behind these."""
+    bench = Bench(dut, DUTS)
+    rng = np.random.default_rng(3)
+    valid, ready, payload = (bench.port(f"o.{part}") for part in ("valid", "ready", "payload"))
+    for source, target, repeats in [(43_690, 65_535, 1), (65_535, 21_845, 1), (8, 7, 8191), (7, 8, 5461), (1, 1, 4097)]:
+        await bench.reset()
+        axis = axis_of(source, target)
+        steps = steps_of(axis)
+        count = repeats * len(steps)
+        await bench.send("i", [axis_task(axis, source, target, 0, 0, repeats)])
+        # Behind the first ones a step is taken in each cycle.
+        at = min(100, count)
+        received = await bench.within(300, bench.receive("o", at))
+        for n, found in enumerate(received):
+            check(f"{source} to {target}, step {n}", found, steps[n % len(steps)])
+        ready.value = 1
+        chosen = {*rng.integers(at, count, 150).tolist(), *range(max(at, count - 50), count)}
+        for n in sorted(chosen):
+            if n > at:
+                await bench.cycles(n - at)
+            await ReadOnly()
+            name = f"{source} to {target}, step {n} of {repeats} x {len(steps)}"
+            assert valid.value, f"{name} is not there"
+            check(name, unpack(bench.shape("o"), payload.value.to_unsigned()), steps[n % len(steps)])
+            await RisingEdge(dut.clk)
+            at = n + 1
+        for _ in range(100):
+            await ReadOnly()
+            assert not valid.value, f"{source} to {target}: more than {repeats} x {len(steps)} steps"
+            await RisingEdge(dut.clk)
+
+
+@cocotb.test()
+async def waits_with_32_steps(dut):
+    """Steps are made ahead, 32 of them and no more, and the next task is taken when all were made."""
+    bench = Bench(dut, DUTS)
+    for repeats in (1, 2, 3, 4, 8):
+        await bench.reset()
+        axis = axis_of(8, 8)
+        steps = steps_of(axis) * repeats
+        tasks = [axis_task(axis, 8, 8, 0, 0, repeats)]
+        await bench.send("i", tasks)
+        second = cocotb.start_soon(bench.send("i", tasks))
+        await bench.cycles(200)
+        assert bench.port("o.valid").value, "no step is offered before one is asked for"
+        assert second.done() == (len(steps) <= 32), f"{len(steps)} steps"
+        received = await bench.within(300, bench.receive("o", 2 * len(steps)))
+        for n, found in enumerate(received):
+            check(f"{repeats} repeats, step {n}", found, steps[n % len(steps)])

@@ -49,3 +49,46 @@ async def to_tiles(dut, stall_in, stall_out):
     took = await check(Bench(dut, DUTS), rows, tiles, stall_in, stall_out)
     if not stall_in and not stall_out:
         assert took == 1 + len(rows), f"{took} cycles for {len(rows)} rows"
+
+
+@cocotb.test()
+async def to_rows_waits_for_its_last_row(dut):
+    """A tile's first row is offered unasked; the next tile is taken with the last row, not earlier."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    tiles, rows = tiles_and_rows(3)
+    await bench.send("i", tiles[:1])
+    second = cocotb.start_soon(bench.send("i", tiles[1:2]))
+    await bench.cycles(20)
+    assert bench.port("o.valid").value, "no row is offered before one is asked for"
+    received = await bench.receive("o", 7)
+    await bench.cycles(20)
+    assert not second.done(), "the second tile was taken before the first one's last row"
+    received += await bench.receive("o", 1)
+    await bench.cycles(1)
+    assert second.done(), "the second tile was not taken with the first one's last row"
+    received += await bench.within(10, bench.receive("o", 8))
+    assert [row.as_bits() for row in received] == rows[:16]
+    await bench.cycles(10)
+    assert not bench.port("o.valid").value, "a row of no tile"
+
+
+@cocotb.test()
+async def to_tiles_waits_for_its_tile(dut):
+    """A tile is offered unasked; seven rows of the next one are taken meanwhile, not the eighth."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    tiles, rows = tiles_and_rows(3)
+    await bench.within(9, bench.send("i", rows[:8]))
+    await bench.within(8, bench.send("i", rows[8:15]))
+    eighth = cocotb.start_soon(bench.send("i", rows[15:16]))
+    await bench.cycles(20)
+    assert bench.port("o.valid").value, "no tile is offered before one is asked for"
+    assert not eighth.done(), "the second tile was taken over the first"
+    received = await bench.receive("o", 1)
+    await bench.cycles(1)
+    assert eighth.done(), "the last row was not taken with the tile before"
+    received += await bench.within(10, bench.receive("o", 1))
+    assert [tile.as_bits() for tile in received] == tiles[:2]
+    await bench.cycles(10)
+    assert not bench.port("o.valid").value, "a tile of no rows"

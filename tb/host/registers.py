@@ -59,6 +59,9 @@ class RegistersBench(Bench):
             for name in ("head", "tail", "enabled", "bad", "refused"):
                 getattr(self.dut, f"{ring}__{name}").value = 0
 
+    async def send(self, path, values, stall=0.0, gaps=None):
+        return await self.within(1_000, super().send(path, values, stall, gaps), path)
+
     async def access(self, write, address, value=0):
         sender = cocotb.start_soon(
             self.send("port.request", [{"write": write, "address": address, "data": value}])
@@ -221,6 +224,80 @@ async def a_window_waits_to_be_taken(dut):
     assert (entry.rights.read, entry.rights.write) == (1, 0)
     await writing
     assert await bench.get("WINDOW_LENGTH") == 100
+
+
+@cocotb.test()
+async def any_window_reaches_the_table(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    dut.window__ready.value = 0
+    for _ in range(16):
+        index, node, base, length, rights = (bench.random.getrandbits(bits) for bits in (6, 6, 30, 27, 2))
+        # Bits that a register does not have are written, too.
+        await bench.put("WINDOW_INDEX", index | bench.random.getrandbits(26) << 6)
+        await bench.put("WINDOW_NODE", node | rights << 8 | bench.random.getrandbits(22) << 10 | 0xC0)
+        await bench.put("WINDOW_BASE", base | bench.random.getrandbits(2) << 30)
+        writing = cocotb.start_soon(bench.put("WINDOW_LENGTH", length | bench.random.getrandbits(5) << 27))
+        (window,) = await bench.within(100, bench.receive("window", 1))
+        await writing
+        entry = window.window
+        assert (window.index, entry.node, entry.base, entry.length) == (index, node, base, length)
+        assert (entry.rights.read, entry.rights.write) == (rights & 1, rights >> 1)
+        assert await bench.get("WINDOW_LENGTH") == length
+        assert not dut.window__valid.value
+
+
+@cocotb.test()
+async def counts_for_long_and_clears(dut):
+    """All counts grow by one in each cycle (those of the rings by two) and are cleared together."""
+    bench = RegistersBench(dut)
+    await bench.start()
+    ones = {"client": 31, "id": 7, "write": 1, "window": 63, "offset": (1 << 26) - 1}
+    dut.refused__payload.value = pack(Refusal, ones)
+    events = ("refused__valid", "unsupported", "unexpected", "failed", "submission__refused", "completion__refused")
+    started, cycles = int(dut.cycle.value), (1 << 20) + bench.random.randrange(1 << 18)
+    for name in events:
+        getattr(dut, name).value = 1
+    await bench.cycles(cycles)
+    # Right behind the edge, a port still shows what it was in the last of these cycles.
+    last = int(dut.cycle.value)
+    for name in events:
+        getattr(dut, name).value = 0
+    assert last == started + cycles
+    for name in ("REFUSED", "BUS_UNSUPPORTED", "BUS_UNEXPECTED", "BUS_FAILED"):
+        assert await bench.get(name) == cycles, name
+    assert await bench.get("RING_REFUSED") == 2 * cycles
+    # Of the last one.
+    assert await bench.get("REFUSED_WHO") == 31 | 7 << 5 | 1 << 8 | 63 << 16
+    assert await bench.get("REFUSED_WHERE") == (1 << 26) - 1
+    assert await bench.get("REFUSED_WHEN_LOW") == last
+    await bench.put("RESET_COUNTERS", 1)
+    for name in REGISTERS:
+        if name.name.startswith(("REFUSED", "BUS_", "RING_")):
+            assert await bench.get(name.name) == 0, name.name
+    sender = cocotb.start_soon(bench.send("port.request", [{"write": 0, "address": ADDRESS["CYCLE_LOW"], "data": 0}]))
+    await sender
+    await ReadOnly()
+    now = int(dut.cycle.value)
+    await RisingEdge(dut.clk)
+    assert (await bench.within(10, bench.receive("port.response", 1))) == [now]
+    assert await bench.get("CYCLE_HIGH") == 0
+
+
+@cocotb.test()
+async def reset_clears_all(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    for name in PLAIN:
+        await bench.put(name, 0xFFFF_FFFF)
+    await bench.start()
+    dut.window__ready.value = 1
+    for register in REGISTERS:
+        if register.name not in ("IDENTIFICATION", "VERSION", "PARAMETERS", "STATUS", "CYCLE_LOW"):
+            assert await bench.get(register.name) == 0, register.name
+    for port in ("abort", "msi", "counter_select", "submission__base", "submission__size", "completion__base",
+                 "completion__size", "reset_counters"):
+        assert bench.port(port).value == 0, port
 
 
 @cocotb.test()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from hashlib import sha512
 from itertools import pairwise
 
 import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
 
-from tessera.hw.host.descriptor import RECORD_BYTES
+from tessera.hw.host.descriptor import RECORD_BYTES, DoneRecord
 from tessera.hw.host.registers import MsiSetup
 from tessera.hw.host.rings import MAXIMUM_ENTRIES, Completion, Submission
-from tessera.hw.host.tlp import CompletionStatus, PcieConfig, RequestHeader
+from tessera.hw.host.tlp import CompletionStatus, PcieConfig, RequestHeader, TlpType
 from tessera.tb.bench import Bench, Dut, pack
 
 ID = 0x0300
@@ -26,6 +27,9 @@ BASE = 0x12_0000_0040
 class RingBench(Bench):
     def __init__(self, dut):
         super().__init__(dut, DUTS)
+
+    async def send(self, path, values, stall=0.0, gaps=None):
+        return await self.within(20_000, super().send(path, values, stall, gaps), path)
 
     async def start(self):
         await self.reset()
@@ -77,12 +81,17 @@ async def both_refuse_nonsense(dut):
         assert bench.state("head", "tail") == (0, 0)
 
 
+def word(address):
+    """What the host's memory holds there: 64 bytes as a number."""
+    return int.from_bytes(sha512(address.to_bytes(8, "little")).digest(), "little")
+
+
 class SubmissionBench(RingBench):
-    """With a host memory whose descriptors say their address, and a turn of the ring."""
+    """With a host memory whose descriptors depend on their address."""
 
     async def start(self):
         await super().start()
-        self.salt, self.fail, self.asked = 0, set(), 0
+        self.fail, self.asked = set(), 0
 
     async def host(self, stall):
         while True:
@@ -90,7 +99,7 @@ class SubmissionBench(RingBench):
             assert request.bytes == RECORD_BYTES
             self.asked += 1
             status = CompletionStatus.CompleterAbort if request.address in self.fail else CompletionStatus.Successful
-            line = {"data": request.address ^ self.salt, "last": 1, "status": status}
+            line = {"data": word(request.address), "last": 1, "status": status}
             await self.send("read.line", [line], stall)
 
 
@@ -103,8 +112,9 @@ async def submission_hands_out_in_order(dut, stall, size):
     await bench.set(size)
     total = 3 * size + 5
     collector = cocotb.start_soon(bench.receive("o", total, stall))
-    tail = 0
+    tail, began = 0, bench.now()
     while tail < total:
+        assert bench.now() - began < 20_000
         head = bench.state("head")[0]
         step = min(head + size, total) - tail
         if step:
@@ -113,7 +123,7 @@ async def submission_hands_out_in_order(dut, stall, size):
         else:
             await bench.cycles(3)
     got = await bench.within(20000, collector)
-    assert [int(item.as_bits()) for item in got] == [BASE + 64 * (n % size) for n in range(total)]
+    assert [int(item.as_bits()) for item in got] == [word(BASE + 64 * (n % size)) for n in range(total)]
     assert bench.refused == 0 and bench.state("head", "tail") == (total, total)
 
 
@@ -133,6 +143,39 @@ async def submission_refuses_a_doorbell_out_of_range(dut):
     await bench.move(8)
     await bench.within(200, bench.receive("o", 4))
     assert bench.asked == 8
+
+
+@cocotb.test()
+async def submission_of_any_size_at_any_place(dut):
+    """Each entry is read where it lies; a doorbell may name as many as fit, but no number further away."""
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.host(0))
+    for power in range(17):
+        size, base = 1 << power, bench.random.getrandbits(58) << 6
+        await bench.set(size, base)
+        assert bench.state("enabled", "bad") == (1, 0)
+        refused = bench.refused
+        for bit in range(32):
+            if 1 << bit > size:
+                await bench.move(1 << bit)
+                refused += 1
+        await bench.move(size + 1)
+        assert bench.refused == refused + 1 and bench.state("tail") == (0,)
+        await bench.move(size)
+        assert bench.refused == refused + 1 and bench.state("tail") == (size,)
+        count = min(size, 2048)
+        got = await bench.within(20 * count + 200, bench.receive("o", count))
+        assert [int(item.as_bits()) for item in got] == [word((base + 64 * n) % (1 << 64)) for n in range(count)]
+        if count == size:
+            await bench.move(size + 1)
+            (item,) = await bench.within(200, bench.receive("o", 1))
+            assert int(item.as_bits()) == word(base)
+        else:
+            # What was read ahead goes with the ring.
+            await bench.set(0)
+            await bench.cycles(100)
+            await bench.receive("o", int(dut.o__valid.value))
 
 
 @cocotb.test()
@@ -158,14 +201,14 @@ async def submission_stops_at_a_failed_read(dut, stall):
     await bench.move(8)
     got = await bench.within(1000, bench.receive("o", 3, stall))
     await bench.cycles(300)
-    assert [int(item.as_bits()) for item in got] == [BASE + 64 * n for n in range(3)]
+    assert [int(item.as_bits()) for item in got] == [word(BASE + 64 * n) for n in range(3)]
     assert dut.failed.value == 1 and dut.o__valid.value == 0 and bench.state("head") == (3,)
     bench.fail = set()
     await bench.set(8)
     assert dut.failed.value == 0
     await bench.move(8)
     got = await bench.within(1000, bench.receive("o", 8, stall))
-    assert [int(item.as_bits()) for item in got] == [BASE + 64 * n for n in range(8)]
+    assert [int(item.as_bits()) for item in got] == [word(BASE + 64 * n) for n in range(8)]
 
 
 @cocotb.test()
@@ -184,7 +227,7 @@ async def submission_is_set_anew_at_any_time(dut, stall):
         await bench.cycles(bench.random.randrange(1, 120))
         if n % 3 == 0:
             got = [int(item.as_bits()) for item in await bench.within(2000, bench.receive("o", 16 + offered, stall))]
-            wanted = [base + 64 * k for k in range(16)]
+            wanted = [word(base + 64 * k) for k in range(16)]
             assert got == ([old] if offered else []) + wanted, f"run {n}"
 
 
@@ -198,7 +241,9 @@ async def submission_takes_its_cycles(dut):
     dut.read__request__ready.value = 1
     asked = []
     mover = cocotb.start_soon(bench.move(8))
+    began = bench.now()
     while len(asked) < 8:
+        assert bench.now() - began < 200
         await ReadOnly()
         if dut.read__request__valid.value:
             asked.append(bench.now())
@@ -212,6 +257,7 @@ async def submission_takes_its_cycles(dut):
         await ReadOnly()
     came = bench.now()
     while not dut.o__valid.value:
+        assert bench.now() - came < 20
         await RisingEdge(dut.clk)
         await ReadOnly()
     assert bench.now() - came == 3
@@ -223,6 +269,7 @@ class CompletionBench(RingBench):
     async def start(self, msi=True, stall=0.0):
         await super().start()
         self.memory, self.msis, self.order = {}, [], []
+        self.msi_address = 0xFEE0_0004
         self.dut.config.value = pack(PcieConfig, {"id": ID, "bus_master": 1})
         self.dut.msi.value = pack(MsiSetup, {"enable": msi, "address": 0xFEE0_0004, "data": 99})
         cocotb.start_soon(self._take(stall))
@@ -234,9 +281,10 @@ class CompletionBench(RingBench):
             address = header.dw2 << 32 | header.dw3 if header.start.fmt.value & 1 else header.dw2
             assert beat.first and beat.last and header.requester == ID and header.start.fmt.value & 2
             assert beat.count == header.start.length
-            if address == 0xFEE0_0004:
+            assert header.start.type == TlpType.Memory and header.tag == 0
+            if address == self.msi_address:
                 assert (beat.count, header.first_be, header.last_be) == (1, 15, 0)
-                self.msis.append(beat.data & 0xFFFF_FFFF)
+                self.msis.append(beat.data)
                 self.order.append("msi")
             else:
                 assert (beat.count, header.first_be, header.last_be) == (16, 15, 15)
@@ -256,8 +304,9 @@ async def completion_fills_the_ring(dut, stall, size):
     await bench.set(size)
     total = 4 * size + 3
     cocotb.start_soon(bench.send("i", records(range(total)), stall))
-    head = 0
+    head, began = 0, bench.now()
     while head < total:
+        assert bench.now() - began < 20_000
         await bench.cycles(bench.random.randrange(1, 40))
         tail = bench.state("tail")[0]
         assert head <= tail <= head + size
@@ -273,6 +322,40 @@ async def completion_fills_the_ring(dut, stall, size):
             await bench.move(head)
     await bench.cycles(100)
     assert bench.state("head", "tail") == (total, total) and bench.refused == 0
+
+
+@cocotb.test()
+async def completion_of_any_size_at_any_place(dut):
+    """Whole records; a head may be any up to the tail, and no other number."""
+    bench = CompletionBench(dut)
+    await bench.start()
+    everything = DoneRecord.as_shape().size
+    for power in range(17):
+        size, base = 1 << power, bench.random.getrandbits(58) << 6
+        bench.memory.clear()
+        await bench.set(size, base)
+        count = min(size + 1, 1025 if power == 10 else 40)
+        contents = [bench.random.getrandbits(everything) for _ in range(count)]
+        sender = cocotb.start_soon(bench.send("i", contents))
+        if count > size:
+            await bench.cycles(4 * size + 40)
+            assert not sender.done() and dut.full.value == 1 and bench.state("tail") == (size,)
+            await bench.move(1)
+        await bench.within(4 * count + 40, sender)
+        await bench.cycles(20)
+        assert dut.full.value == (count > size)
+        for n, record in enumerate(contents[count - min(count, size) :], count - min(count, size)):
+            line = bench.memory[(base + 64 * (n % size)) % (1 << 64)]
+            assert line == record >> 32 << 32 | n, f"record {n} of a ring of {size}"
+        refused, head = bench.refused, bench.state("head")[0]
+        for bit in range(32):
+            if head + (1 << bit) > count:
+                await bench.move(head + (1 << bit))
+                refused += 1
+        await bench.move(head - 1)
+        assert bench.refused == refused + 1 and bench.state("head", "tail") == (head, count)
+        await bench.move(count)
+        assert bench.state("head") == (count,) and bench.refused == refused + 1
 
 
 @cocotb.test()
@@ -318,6 +401,20 @@ async def msi_comes_once_for_a_batch(dut, stall):
 
 
 @cocotb.test()
+async def msi_says_what_it_is_told_to(dut):
+    bench = CompletionBench(dut)
+    await bench.start()
+    for bits in (32, 32, 64, 64):
+        bench.msi_address, data = bench.random.getrandbits(bits - 2) << 2, bench.random.getrandbits(32)
+        dut.msi.value = pack(MsiSetup, {"enable": 1, "address": bench.msi_address, "data": data})
+        await bench.set(4)
+        await bench.send("i", records([1]))
+        await bench.cycles(20)
+        assert bench.msis[-1] == data
+    assert len(bench.msis) == 4
+
+
+@cocotb.test()
 async def msi_is_not_sent_when_disabled(dut):
     bench = CompletionBench(dut)
     await bench.start(msi=False)
@@ -339,7 +436,9 @@ async def completion_takes_its_cycles(dut):
     await bench.set(64)
     taken, left = [], []
     cocotb.start_soon(bench.send("i", records(range(10))))
+    began = bench.now()
     while len(left) < 10:
+        assert bench.now() - began < 200
         await ReadOnly()
         if dut.i__valid.value and dut.i__ready.value:
             taken.append(bench.now())

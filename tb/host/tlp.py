@@ -20,7 +20,7 @@ from tessera.hw.host.tlp import (
     request_bytes,
     request_first_byte,
 )
-from tessera.tb.bench import Dut, pack
+from tessera.tb.bench import Bench, Dut, pack
 
 
 class Headers(wiring.Component):
@@ -67,6 +67,7 @@ def bits_of(tlp):
 
 @cocotb.test()
 async def requests_are_read_as_they_were_made(dut):
+    Bench(dut, DUTS)
     draw = Random(cocotb.RANDOM_SEED)
     sizes = [(offset, count) for offset in range(4) for count in range(1, 12)] + [(0, 4096), (3, 4093), (1, 4000)]
     for offset, count in sizes:
@@ -89,6 +90,7 @@ async def requests_are_read_as_they_were_made(dut):
 
 @cocotb.test()
 async def headers_are_those_of_the_standard(dut):
+    Bench(dut, DUTS)
     draw = Random(cocotb.RANDOM_SEED)
     for n in range(200):
         number = draw.getrandbits(16)

@@ -2,6 +2,7 @@
 
 import cocotb
 from amaranth.hdl import unsigned
+from cocotb.triggers import ReadOnly
 
 from tessera.hw.lib.arbiter import RoundRobin
 from tessera.tb.bench import Bench, Dut
@@ -35,3 +36,23 @@ async def waiting_inputs_take_turns_without_gaps(dut):
     assert bench.now() - began == count * inputs
     for k in range(0, len(got), inputs):
         assert sorted(got[k : k + inputs]) == list(range(inputs)), f"turn {k // inputs}: {got[k : k + inputs]}"
+
+
+@cocotb.test()
+async def offers_at_once_and_stands_by_it(dut):
+    """Whoever comes first after an idle time is offered in that cycle, before `o` is ready; later ones wait for it."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    inputs = bench.component.inputs
+    for first in [*range(inputs), *reversed(range(inputs))]:
+        await bench.cycles(2)
+        senders = [cocotb.start_soon(bench.send(f"i{first}", [first]))]
+        for _ in range(3):
+            await ReadOnly()
+            assert (bench.get("o.valid"), bench.get("o.payload")) == (1, first)
+            await bench.cycles(1)
+            if len(senders) == 1:
+                senders += [cocotb.start_soon(bench.send(f"i{n}", [n])) for n in range(inputs) if n != first]
+        expected = [(first + k) % inputs for k in range(inputs)]
+        assert await bench.within(100, bench.receive("o", inputs)) == expected
+        assert all(sender.done() for sender in senders)

@@ -3,22 +3,22 @@
 import cocotb
 from cocotb.triggers import RisingEdge
 
-from tessera.hw.engine import EngineKind, Status
-from tessera.hw.host.descriptor import Descriptor
+from tessera.hw.engine import EngineKind, Format, Status, Task
+from tessera.hw.host.descriptor import COUNTERS, Descriptor, DoneRecord
 from tessera.hw.master.dispatch import Dispatch
-from tessera.tb.bench import Bench, Dut
+from tessera.tb.bench import Bench, Dut, pack
 
 KINDS = (EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Compute)
 DUTS = {
     "three": Dut(lambda: Dispatch(KINDS, depth=4), watched=True),
-    "one": Dut(lambda: Dispatch(KINDS[1:2], depth=4), tests="unknown|latency", watched=True),
+    "one": Dut(lambda: Dispatch(KINDS[1:2], depth=4), tests="unknown|latency|records", watched=True),
 }
 
 
-def descriptor(kind, tag, waits=(), signal=0):
+def descriptor(kind, tag, waits=(), signal=0, **task):
     waits = [{"counter": counter, "value": value} for counter, value in waits]
     waits += [{"counter": 0, "value": 0}] * (2 - len(waits))
-    bits = Descriptor.const({"task": {"tag": tag}, "waits": waits, "signal": signal}).as_bits()
+    bits = Descriptor.const({"task": {"tag": tag, **task}, "waits": waits, "signal": signal}).as_bits()
     # A number that is no engine's goes in as it is.
     return bits | (kind if isinstance(kind, int) else kind.value) << Descriptor.as_shape()["engine"].offset
 
@@ -44,8 +44,15 @@ class Engines:
             await self.bench.send(f"done{n}", [done])
 
 
+class DispatchBench(Bench):
+    """Nothing that is sent has to wait for long."""
+
+    async def send(self, path, values, stall=0.0, gaps=None):
+        return await self.within(20_000, super().send(path, values, stall, gaps), path)
+
+
 async def prepared(dut):
-    bench = Bench(dut, DUTS)
+    bench = DispatchBench(dut, DUTS)
     dut.cycle.value = 0
     dut.clear.value = 0
     await bench.reset()
@@ -68,7 +75,7 @@ async def a_pipeline_of_slots(dut, stall):
             descriptor(KINDS[2], n, [(2, n + 1)], 3),
         ]
     cocotb.start_soon(bench.send("i", descriptors, stall))
-    records = await bench.within(60_000, bench.receive("record", len(descriptors), stall))
+    records = await bench.within(20_000, bench.receive("record", len(descriptors), stall))
     for kind in KINDS:
         mine = [record for record in records if record.engine == kind]
         assert [record.tag for record in mine] == list(range(frames))
@@ -124,7 +131,7 @@ async def latency_from_end_to_start(dut):
     bench.port("record.ready").value = 1
     for trial in range(12):
         await bench.send("i", [descriptor(kind, 1, [], 1), descriptor(kind, 2, [(1, trial * 2 + 1)], 1)])
-        await bench.receive(f"task{last}", 1)
+        await bench.within(1000, bench.receive(f"task{last}", 1))
         await bench.cycles(40 + trial)
         bench.port("record.ready").value = 1
         ended = await bench.send(f"done{last}", [{"tag": 1, "last": 1}])
@@ -132,3 +139,89 @@ async def latency_from_end_to_start(dut):
         assert bench.now() - ended <= 14 + 4 * lanes, bench.now() - ended
         await bench.send(f"done{last}", [{"tag": 2, "last": 1}])
         await bench.cycles(30)
+
+
+@cocotb.test()
+async def records_tell_all(dut):
+    """A task reaches its engine as it was given; each message about it makes a record, the last one frees the lane."""
+    bench = await prepared(dut)
+    draw, kinds = bench.random.getrandbits, bench.component.kinds
+    for _ in range(40):
+        n = bench.random.randrange(len(kinds))
+        slots = [{"window": draw(6), "head": draw(26), "body": draw(26), "lines": draw(24)} for _ in range(2)]
+        given = {"context": draw(6), "timestamp": draw(64), "params": draw(128), "source": slots[0], "target": slots[1]}
+        tag, start = draw(16), draw(64)
+        dut.cycle.value = start
+        await bench.send("i", [descriptor(kinds[n], tag, **given)])
+        (task,) = await bench.within(500, bench.receive(f"task{n}", 1))
+        assert task.as_bits() == pack(Task, {"tag": tag, **given})
+        dut.cycle.value = draw(64)
+        await bench.cycles(1)
+        for last in [0] * draw(1) + [1]:
+            assert bench.get(f"activity{n}") == 1
+            done = {name: draw(32) for name in ("where", "bytes", "cycles", "stalled")}
+            done |= {"tag": tag, "width": draw(16), "height": draw(16), "last": last}
+            done |= {"status": bench.random.choice(list(Status)), "chroma_format": Format(draw(2))}
+            await bench.send(f"done{n}", [done])
+            (record,) = await bench.within(200, bench.receive("record", 1))
+            assert {name: getattr(record, name) for name in done} == done
+            assert (record.engine, record.start) == (kinds[n], start)
+        assert bench.get(f"activity{n}") == 0
+
+
+@cocotb.test()
+async def records_of_unknown_engines_say_which(dut):
+    bench = await prepared(dut)
+    for number in (EngineKind.Egress.value, 5, 8, 15, 9):
+        tag, start = bench.random.getrandbits(16), bench.random.getrandbits(64)
+        dut.cycle.value = start
+        await bench.send("i", [descriptor(number, tag)])
+        (record,) = await bench.within(200, bench.receive("record", 1))
+        assert (record.tag, record.status, record.last, record.start) == (tag, Status.BadTask, 1, start)
+        assert record.as_bits() >> DoneRecord.as_shape()["engine"].offset & 15 == number
+
+
+@cocotb.test()
+async def waits_compare_modulo(dut):
+    """A counter is 0 after reset: values up to 2**19 - 1 behind it are reached, all others are ahead."""
+    values = [(0, True), *(((1 << 20) - (1 << k), k < 19) for k in range(20)), *((1 << k, False) for k in range(20))]
+    values += [((1 << 19) + 1, True), ((1 << 19) - 1, False)]
+    for value, met in values:
+        for place in range(2):
+            bench = await prepared(dut)
+            await bench.cycles(COUNTERS)
+            counter = bench.random.randrange(1, COUNTERS)
+            lane = bench.random.randrange(len(KINDS))
+            free = [(0, bench.random.getrandbits(20))] * place
+            await bench.send("i", [descriptor(KINDS[lane], 1, [*free, (counter, value)])])
+            await bench.cycles(30)
+            assert bench.get(f"task{lane}.valid") == met, (value, place)
+            assert bench.get(f"activity{lane}") == (0 if met else 2 << place), (value, place)
+
+
+@cocotb.test()
+async def counters_are_apart(dut):
+    """Each is waited for and signalled by its own number; messages before a task's last one do not count."""
+    bench = await prepared(dut)
+    bench.port("record.ready").value = 1
+    reached = dict.fromkeys(range(COUNTERS), 0)
+
+    async def work(lane, signal):
+        """A task without waits on `lane` that signals `signal`."""
+        await bench.send("i", [descriptor(KINDS[lane], 1, [], signal)])
+        await bench.within(200, bench.receive(f"task{lane}", 1))
+        await bench.send(f"done{lane}", [{"last": 0}] * bench.random.randrange(2) + [{"last": 1}])
+        await bench.cycles(10)
+        reached[signal] += 1
+
+    for counter in [*range(COUNTERS), *(bench.random.randrange(COUNTERS) for _ in range(60))]:
+        await work(bench.random.randrange(3), counter)
+    for counter in range(1, COUNTERS):
+        lane = bench.random.randrange(3)
+        others = [(0, 0)] * bench.random.randrange(2)
+        await bench.send("i", [descriptor(KINDS[lane], 2, [*others, (counter, reached[counter] + 1)])])
+        await bench.cycles(20)
+        assert not bench.get(f"task{lane}.valid"), counter
+        await work((lane + 1) % 3, counter)
+        await bench.within(100, bench.receive(f"task{lane}", 1))
+        await bench.send(f"done{lane}", [{"last": 1}])

@@ -2,13 +2,11 @@
 
 import cocotb
 
-from tessera.hw.memory.bitstream_writer import BitstreamWriter
-from tessera.hw.memory.port import Op
-from tessera.tb.bench import Bench, Dut
+from tessera.hw.memory.bitstream_writer import BitstreamWriter, Chunk, Written
+from tessera.hw.memory.port import Op, Request
+from tessera.tb.bench import Bench, Dut, pack, unpack
 
 DUTS = {"writer": Dut(lambda: BitstreamWriter(3), stalls=True)}
-
-WINDOW, BASE = 0x2A, 0x3FFFF00
 
 
 def chunks(bench, data, sizes=range(1, 9)):
@@ -22,7 +20,9 @@ def chunks(bench, data, sizes=range(1, 9)):
 
 
 def set_target(bench, lines):
-    for name, value in (("window", WINDOW), ("base", BASE), ("lines", lines)):
+    """Anywhere; `bench.target` says where."""
+    bench.target = bench.random.getrandbits(6), bench.random.getrandbits(26)
+    for name, value in zip(("window", "base", "lines"), (*bench.target, lines)):
         bench.port(name).value = value
 
 
@@ -35,8 +35,9 @@ async def check(bench, data, lines, stalls=(0.0, 0.0), sizes=range(1, 9)):
     assert sent.done() and requests.done(), "done was said before all was written"
     assert (written.too_small, written.bytes) == (0, len(data)), f"{len(data)} bytes: {written}"
     padded = data + bytes(-len(data) % 64)
+    window, base = bench.target
     for n, request in enumerate(requests.result()):
-        expected = Op.Write, 3, WINDOW, BASE + n
+        expected = Op.Write, 3, window, (base + n) % (1 << 26)
         assert (request.op, request.id, request.window, request.offset) == expected, f"line {n}: {request}"
         line = request.data.to_bytes(64, "little")
         want = padded[64 * n : 64 * n + 64]
@@ -59,6 +60,49 @@ async def writes_all(dut, stall_in, stall_out):
     for sizes in ([8], [1], [7], [3, 8]):
         set_target(bench, (1 << 24) - 1)
         await check(bench, bench.random.randbytes(1500), 1 << 20, (stall_in, stall_out), sizes)
+
+
+@cocotb.test()
+async def what_became_of_it_waits_to_be_taken(dut):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    for length in (1, 8, 9, 64, 65, 200):
+        set_target(bench, 10)
+        cocotb.start_soon(bench.send("i", chunks(bench, bench.random.randbytes(length))))
+        await bench.within(1_000, bench.receive("request", -(-length // 64)))
+        await bench.cycles(30)
+        for _ in range(10):
+            assert bench.get("o.valid")
+            assert unpack(Written, bench.get("o.payload")).bytes == length
+            await bench.cycles(1)
+        (written,) = await bench.within(10, bench.receive("o", 1))
+        assert (written.too_small, written.bytes) == (0, length)
+        await bench.cycles(2)
+        assert not bench.get("o.valid")
+
+
+@cocotb.test()
+async def a_long_one(dut):
+    """As many chunks as cycles; all of their bytes are counted, and the last line has its place."""
+    bench = Bench(dut, DUTS)
+    if bench.stalled:
+        return
+    set_target(bench, (1 << 24) - 1)
+    await bench.reset()
+    count = (1 << 18) + bench.random.randrange(1 << 18)
+    chunk = {"data": [1, 2, 3, 4, 5, 6, 7, 8], "count": 8}
+    bench.port("request.ready").value = 1
+    bench.port("i.payload").value = pack(Chunk, chunk)
+    bench.port("i.valid").value = 1
+    await bench.cycles(count - 1)
+    bench.port("i.payload").value = pack(Chunk, {**chunk, "last": 1})
+    await bench.cycles(1)
+    bench.port("i.valid").value = 0
+    (written,) = await bench.within(100, bench.receive("o", 1))
+    assert (written.too_small, written.bytes) == (0, 8 * count)
+    window, base = bench.target
+    request = unpack(Request, bench.get("request.payload"))
+    assert (request.window, request.offset) == (window, (base + (count - 1) // 8) % (1 << 26))
 
 
 @cocotb.test()

@@ -3,7 +3,7 @@
 from collections import deque
 
 import cocotb
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.memory.fabric import Fabric
 from tessera.hw.memory.port import MemoryStatus, Op
@@ -39,8 +39,11 @@ async def prepared(dut):
     return bench
 
 
-async def memory(bench, stall):
-    """A dict behind the line port; order holds within an id, and only there."""
+async def memory(bench, stall, writes=None):
+    """A dict behind the line port; order holds within an id, and only there.
+
+    Adds (client, address, data) of each write to `writes`.
+    """
     lines, waiting = {}, {}
     served = []
 
@@ -58,6 +61,8 @@ async def memory(bench, stall):
         response = {"op": request.op, "id": request.id, "status": MemoryStatus.Ok, "data": 0}
         if request.op == Op.Write:
             lines[request.address] = request.data
+            if writes is not None:
+                writes.append((request.id >> 3, request.address, request.data))
         else:
             response["data"] = lines.get(request.address, request.address * 3)
         waiting.setdefault(request.id, deque()).append(response)
@@ -67,7 +72,8 @@ async def memory(bench, stall):
 @cocotb.parametrize(stall=[0.0, 0.5])
 async def each_client_gets_its_answers_in_order(dut, stall):
     bench = await prepared(dut)
-    cocotb.start_soon(memory(bench, stall))
+    writes, expected_writes = [], []
+    cocotb.start_soon(memory(bench, stall, writes))
     refusals = []
 
     async def watch_refusals():
@@ -76,7 +82,16 @@ async def each_client_gets_its_answers_in_order(dut, stall):
             dut.refused__ready.value = 1
             refusals.append((refusal.client, refusal.id, refusal.write, refusal.window, refusal.offset))
 
+    async def watch_served():
+        clients = [f"client{n}.response" for n in range(bench.component.clients)]
+        while True:
+            await ReadOnly()
+            taken = [bench.get(f"{client}.valid") & bench.get(f"{client}.ready") for client in clients]
+            assert bench.get("served") == sum(bit << n for n, bit in enumerate(taken))
+            await RisingEdge(dut.clk)
+
     cocotb.start_soon(watch_refusals())
+    cocotb.start_soon(watch_served())
     expected_refusals = []
 
     async def client(n):
@@ -90,6 +105,8 @@ async def each_client_gets_its_answers_in_order(dut, stall):
             requests.append(request)
             if address_of(request) is None:
                 expected_refusals.append((n, request["id"], int(op == Op.Write), request["window"], request["offset"]))
+            elif op == Op.Write:
+                expected_writes.append((n, address_of(request), request["data"]))
         cocotb.start_soon(bench.send(f"client{n}.request", requests, stall))
         answers = await bench.receive(f"client{n}.response", len(requests), stall)
         for id in range(8):
@@ -104,8 +121,9 @@ async def each_client_gets_its_answers_in_order(dut, stall):
 
     running = [cocotb.start_soon(client(n)) for n in range(bench.component.clients)]
     for task in running:
-        await bench.within(100_000, task, "a client")
+        await bench.within(10_000, task, "a client")
     assert sorted(refusals) == sorted(expected_refusals)
+    assert sorted(writes) == sorted(expected_writes)
 
 
 @cocotb.test()
@@ -137,3 +155,69 @@ async def reset_takes_all_windows_back(dut):
     cocotb.start_soon(bench.send("client0.request", [{"window": 0, "offset": 0, "op": Op.Read}]))
     (answer,) = await bench.within(500, bench.receive("client0.response", 1))
     assert answer.status == MemoryStatus.Refused
+
+
+@cocotb.test()
+async def any_window(dut):
+    """Its first and last line are reached, the next one is not; nor any with the right or the node missing."""
+    bench = await prepared(dut)
+    cocotb.start_soon(memory(bench, 0.0))
+    draw = bench.random.getrandbits
+
+    async def reaches(index, op, offset):
+        """The answer's status, and the address that was asked for if it is ``Ok``."""
+        client = bench.random.randrange(bench.component.clients)
+        data = draw(512)
+        request = {"op": op, "id": draw(3), "window": index, "offset": offset, "data": data}
+        await bench.send(f"client{client}.request", [request])
+        (answer,) = await bench.within(500, bench.receive(f"client{client}.response", 1))
+        assert (answer.op, answer.id) == (op, request["id"])
+        return answer.status, answer.data // 3 if op == Op.Read else None
+
+    async def set_window(index, **fields):
+        await bench.send("window", [{"index": index, "window": fields}])
+
+    lengths = [1 << n for n in range(27)] + [(1 << 26) - 1, 3, 77777]
+    for index, length in enumerate(lengths + [1 + draw(26) for _ in range(60)]):
+        index, base, node = index % 64, draw(30), draw(6)
+        dut.node.value = node
+        both = {"read": 1, "write": 1}
+        await set_window(index, node=node, base=base, length=length, rights=both)
+        for offset in {0, length // 2, length - 1}:
+            status, address = await reaches(index, Op.Read, offset)
+            assert (status, address) == (MemoryStatus.Ok, (base + offset) % (1 << 30)), (index, base, length, offset)
+        refused = [{"rights": {"read": 0, "write": 1}}, {"node": node ^ 1 << draw(3) % 6}, {"length": 0}]
+        if length < 1 << 26:
+            assert (await reaches(index, Op.Read, length))[0] == MemoryStatus.Refused, (index, length)
+            assert (await reaches(index, Op.Write, (1 << 26) - 1))[0] == MemoryStatus.Refused, (index, length)
+        for change in refused:
+            fields = {"node": node, "base": base, "length": length, "rights": both} | change
+            await set_window(index, **fields)
+            assert (await reaches(index, Op.Read, 0))[0] == MemoryStatus.Refused, (index, change)
+        await set_window(index, node=node, base=base, length=length, rights={"read": 1, "write": 0})
+        assert (await reaches(index, Op.Write, 0))[0] == MemoryStatus.Refused, index
+
+
+@cocotb.test()
+async def a_refusal_waits_for_all_answers(dut):
+    """It keeps its place behind whatever its client has under way, however much that is."""
+    bench = await prepared(dut)
+    if bench.stalled:
+        return
+    clients = range(bench.component.clients)
+    for client, count in [(clients[-1], 1), (clients[0], 1000), *((client, 600) for client in clients)]:
+        requests = [{"window": 0, "offset": 1, "op": Op.Read, "id": 2}] * count
+        requests += [{"window": 9, "offset": 5, "op": Op.Read, "id": 2}, {"window": 0, "offset": 2, "id": 2}]
+        sender = cocotb.start_soon(bench.send(f"client{client}.request", requests))
+        await bench.within(3_000, bench.receive("lines.request", count))
+        answers = cocotb.start_soon(bench.receive(f"client{client}.response", count + 2))
+        response = {"id": client << 3 | 2, "data": 7}
+        await bench.send("lines.response", [response] * (count - 1))
+        await bench.cycles(20)
+        assert not sender.done() and not bench.get("lines.request.valid")
+        await bench.send("lines.response", [response])
+        await bench.within(100, bench.receive("lines.request", 1))
+        await bench.send("lines.response", [response])
+        statuses = [answer.status for answer in await bench.within(100, answers)]
+        assert statuses == [MemoryStatus.Ok] * count + [MemoryStatus.Refused, MemoryStatus.Ok]
+        await sender

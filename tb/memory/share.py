@@ -30,4 +30,4 @@ async def responses_go_to_their_client(dut, stall):
 
     cocotb.start_soon(memory())
     for task in [cocotb.start_soon(client(n)) for n in range(clients)]:
-        await bench.within(50_000, task, "a client")
+        await bench.within(10_000, task, "a client")

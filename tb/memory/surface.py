@@ -3,22 +3,23 @@
 import cocotb
 import numpy as np
 from amaranth.hdl import Module
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.golden.frames import ChromaFormat, Frame
 from tessera.hw.lib.streams import connect
 from tessera.hw.memory.layout import SurfaceLayout
-from tessera.hw.memory.port import Op
+from tessera.hw.memory.port import Op, Request
 from tessera.hw.memory.surface import Surface, SurfaceReader, SurfaceWriter, Tile, TilePlace
 from tessera.hw.models.memory import IdealMemory, Knobs
 from tessera.hw.models.storage import Backdoor
-from tessera.tb.bench import Bench, Dut
+from tessera.tb.bench import Bench, Dut, unpack
 from tessera.tb.engine import EngineBench
 
 
 class ReaderHarness(wiring.Component):
-    """A surface reader in front of an ideal memory."""
+    """A surface reader in front of an ideal memory; ``asked`` tells that it takes request ``request``."""
 
     def __init__(self, depth):
         self.reader = SurfaceReader(id=3, depth=depth)
@@ -28,6 +29,10 @@ class ReaderHarness(wiring.Component):
                 "surface": In(Surface),
                 "i": In(stream.Signature(TilePlace)),
                 "o": Out(stream.Signature(Tile)),
+                "tiles_x": Out(data.ArrayLayout(14, 2)),
+                "tiles_y": Out(data.ArrayLayout(14, 2)),
+                "asked": Out(1),
+                "request": Out(Request),
                 "knobs": In(Knobs),
                 "backdoor": In(Backdoor()),
             }
@@ -41,14 +46,21 @@ class ReaderHarness(wiring.Component):
         wiring.connect(m, wiring.flipped(self.backdoor), memory.backdoor)
         connect(m, self.i, reader.i)
         connect(m, reader.o, self.o)
-        connect(m, reader.request, memory.port.request)
+        request = reader.request
+        connect(m, request, memory.port.request)
+        m.d.comb += [
+            self.tiles_x.eq(reader.tiles_x),
+            self.tiles_y.eq(reader.tiles_y),
+            self.asked.eq(request.valid & request.ready),
+            self.request.eq(request.payload),
+        ]
         connect(m, memory.port.response, reader.response)
         return m
 
 
 DUTS = {
     "reader": Dut(lambda: ReaderHarness(32), stalls=True, tests="reader", watched=True),
-    "shallow": Dut(lambda: ReaderHarness(4), tests="reader_gives", watched=True),
+    "shallow": Dut(lambda: ReaderHarness(4), tests="reader_(gives|asks)", watched=True),
     "writer": Dut(lambda: SurfaceWriter(id=5), tests="writer", watched=True),
 }
 GEOMETRIES = [
@@ -58,6 +70,16 @@ GEOMETRIES = [
     (ChromaFormat.Gray, 1, 1),
     (ChromaFormat.C420, 8, 8),
     (ChromaFormat.C422, 17, 9),
+]
+# Pictures of which only the lines' numbers are looked at.
+LARGE = [
+    (ChromaFormat.C420, 65535, 65535),
+    (ChromaFormat.C444, 65535, 65535),
+    (ChromaFormat.C422, 32769, 40001),
+    (ChromaFormat.Gray, 65535, 1),
+    (ChromaFormat.C420, 1, 65535),
+    (ChromaFormat.C444, 43690, 21846),
+    (ChromaFormat.C422, 21845, 43691),
 ]
 
 
@@ -101,6 +123,50 @@ async def reader_gives_tiles_and_repeats_the_edge(dut, stall, memory_stall):
         for place, tile, right in zip(places, tiles, expected):
             got = np.frombuffer(tile.as_bits().to_bytes(64, "little"), np.uint8).reshape(8, 8)
             np.testing.assert_array_equal(got, right, err_msg=f"{geometry}, {place}")
+
+
+def somewhere(random, size):
+    """A coordinate below `size`: anywhere, or near either end."""
+    return random.choice([random.randrange(size), random.randrange(min(size, 40)), size - 1])
+
+
+@cocotb.test()
+async def reader_asks_for_the_lines_of_any_picture(dut):
+    """Small and large, at any place of a window; beyond the last tile it is the last one that is asked for."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    random, requests = bench.random, []
+
+    async def watch():
+        while True:
+            await ReadOnly()
+            if bench.get("asked"):
+                requests.append(unpack(Request, bench.get("request")))
+            await RisingEdge(dut.clk)
+
+    cocotb.start_soon(watch())
+    for chroma, width, height in [*GEOMETRIES, *LARGE, *((c, random.randint(1, 65535), 77) for c in ChromaFormat)]:
+        layout = SurfaceLayout(chroma, width, height)
+        window, body = random.randrange(64), random.randrange(1 << 26)
+        fields = {"window": window, "body": body, "chroma_format": int(chroma), "width": width, "height": height}
+        dut.surface.value = Surface.const(fields).as_bits()
+        await bench.cycles(3)
+        for n, port in enumerate(("tiles_x", "tiles_y")):
+            luma, chroma_tiles = bench.get(port) & 0x3FFF, bench.get(port) >> 14
+            assert luma == layout.tiles(0)[n]
+            assert chroma.planes == 1 or chroma_tiles == layout.tiles(1)[n]
+        places, lines = [], []
+        for plane in range(chroma.planes):
+            across, down = layout.tiles(plane)
+            for _ in range(20):
+                x, y = (min(somewhere(random, size + 3), 8191) for size in (across, down))
+                places.append({"plane": plane, "x": x, "y": y})
+                lines.append((body + int(layout.line(plane, min(x, across - 1), min(y, down - 1)))) % (1 << 26))
+        requests.clear()
+        cocotb.start_soon(bench.send("i", places))
+        await bench.within(2_000, bench.receive("o", len(places)))
+        assert {(request.op, request.id, request.window) for request in requests} == {(Op.Read, 3, window)}
+        assert [request.offset for request in requests] == lines, (chroma, width, height)
 
 
 @cocotb.test()
@@ -148,3 +214,28 @@ async def writer_puts_tiles_in_their_lines(dut, stall):
             assert request.op == Op.Write and request.id == 5 and request.window == 9
             assert request.offset == 1024 + line
             assert request.data.to_bytes(64, "little") == image[line].tobytes(), f"{geometry}, line {line}"
+
+
+@cocotb.test()
+async def writer_reaches_the_lines_of_any_picture(dut):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    random = bench.random
+    for chroma, width, height in [*LARGE, *((c, 99, random.randint(1, 65535)) for c in ChromaFormat)]:
+        layout = SurfaceLayout(chroma, width, height)
+        window, body = random.randrange(64), random.randrange(1 << 26)
+        fields = {"window": window, "body": body, "chroma_format": int(chroma), "width": width, "height": height}
+        dut.surface.value = Surface.const(fields).as_bits()
+        await bench.cycles(3)
+        assert bench.get("lines") == layout.lines % (1 << 28)
+        tiles, lines = [], []
+        for plane in range(chroma.planes):
+            across, down = layout.tiles(plane)
+            for _ in range(20):
+                x, y = somewhere(random, across), somewhere(random, down)
+                tiles.append({"place": {"plane": plane, "x": x, "y": y}, "tile": [[plane] * 8] * 8})
+                lines.append((body + int(layout.line(plane, x, y))) % (1 << 26))
+        cocotb.start_soon(bench.send("i", tiles))
+        requests = await bench.within(1_000, bench.receive("request", len(tiles)))
+        assert {(request.op, request.id, request.window) for request in requests} == {(Op.Write, 5, window)}
+        assert [request.offset for request in requests] == lines, (chroma, width, height)

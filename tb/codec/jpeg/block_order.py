@@ -67,6 +67,22 @@ async def largest(dut):
         await check(bench, (ChromaFormat.Gray, width, height, 4095))
     await check(bench, (ChromaFormat.C420, 8177, 1, 0))
     await check(bench, (ChromaFormat.C420, 1, 8177, 511))
+    # An odd number of tiles, so the last column is of dummies.
+    await check(bench, (ChromaFormat.C422, 40968, 1, 0))
+    await check(bench, (ChromaFormat.Gray, 65535, 16, 10241))
+
+
+@cocotb.test()
+async def waits_for_nobody(dut):
+    """The first block is offered though nobody asks for it, and stays until it is taken."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    cocotb.start_soon(bench.send("i", [fields(ChromaFormat.C422, 16, 8, 0)]))
+    await bench.cycles(4)
+    for _ in range(20):
+        assert bench.port("o.valid").value
+        await bench.cycles(1)
+    assert [block.info.component for block in await bench.within(20, bench.receive("o", 4))] == [0, 0, 1, 2]
 
 
 @cocotb.test()

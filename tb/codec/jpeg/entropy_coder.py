@@ -135,6 +135,16 @@ async def each_number_of_bits_before_a_marker(dut):
 
 
 @cocotb.test()
+async def waits_for_nobody(dut):
+    """What completes four bytes is offered though nobody asks for it."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    await bench.within(100, bench.send("i", [symbol(AC, 0, 4, 10, 0)] * 2))
+    await bench.cycles(200)
+    assert bench.port("o.valid").value
+
+
+@cocotb.test()
 async def cycles(dut):
     """The figures of the docstring."""
     bench = Bench(dut, DUTS)

@@ -59,11 +59,21 @@ async def equals_golden(dut, stall_in, stall_out):
 
 @cocotb.test()
 async def output_held_back_for_long(dut):
+    """Four blocks wait inside, no more and no fewer, and none is lost."""
     bench = Bench(dut, DUTS)
     await bench.reset()
     blocks = np.random.default_rng(2).integers(0, 256, (12, 8, 8), np.uint8)
-    cocotb.start_soon(bench.send("i", tiles(blocks)))
-    await bench.cycles(400)
+    await bench.within(4 * 32 + 1, bench.send("i", tiles(blocks[:4])), "the taking of four tiles")
+    fifth = cocotb.start_soon(bench.send("i", tiles(blocks[4:5])))
+    await bench.cycles(300)
+    assert not fifth.done(), "five tiles were taken"
+    assert bench.port("o.valid").value
+
+    async def rest():
+        await fifth
+        await bench.send("i", tiles(blocks[5:]))
+
+    cocotb.start_soon(rest())
     pairs = await bench.within(2000, bench.receive("o", 32 * len(blocks)))
     same(natural(pairs), forward(blocks))
 

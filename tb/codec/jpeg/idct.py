@@ -3,6 +3,7 @@
 import cocotb
 import numpy as np
 
+from tessera.golden.jpeg import dct
 from tessera.golden.jpeg.dct import inverse
 from tessera.hw.codec.jpeg.idct import BLOCK_CYCLES, LATENCY, Idct, IdctParameters
 from tessera.tb.bench import Bench, Dut
@@ -25,9 +26,43 @@ def blocks():
     return np.concatenate([np.rint(ordinary), sparse, wild, extreme, big, fixed]).astype(np.int16)
 
 
+def close_to_turns():
+    """Blocks in which a sum of either pass lies within 4 of where its rounding turns, and which that shows on.
+
+    For each pass, each of its eight outputs and each side of the turn there are some.
+    """
+    # The transform before it is rounded is linear as long as nothing wraps.
+    units = (2 * np.eye(8, dtype=np.int32)).tolist()
+    matrix = np.array([dct._inverse_pass(list(np.array(unit)), 1) for unit in units], float).T
+    coefficients = np.random.default_rng(6).integers(-40, 41, (100_000, 8, 8))
+    between = matrix @ coefficients
+    first = np.floor((between + 1024) / 2048)
+    sums = first @ matrix.T
+    right = np.floor((sums + (1 << 17)) / (1 << 18))
+    inside = (abs(right) < 127).all((1, 2))
+    chosen = []
+    for away in (-4, 4):
+        moved = np.floor((between + 1024 + away) / 2048) != first
+        for n in range(8):
+            # Of the first pass but output n is moved; of the second it is the one that differs.
+            turned = np.where((np.arange(8) == n)[:, None], first + np.sign(away) * moved, first)
+            shown = (np.floor((turned @ matrix.T + (1 << 17)) / (1 << 18)) != right).any((1, 2))
+            turns = (np.floor((sums[:, :, n] + (1 << 17) + away) / (1 << 18)) != right[:, :, n]).any(1)
+            for hits in (shown, turns):
+                (found,) = np.nonzero(hits & inside)
+                assert len(found) >= 4
+                chosen += found[:12].tolist()
+    return coefficients[sorted(set(chosen))].astype(np.int16)
+
+
+def place_of(n):
+    """Of block `n`; every bit is some time set, and some time not."""
+    return (n * 0x9E37 + 0x1234) & 0xFFFF
+
+
 def columns(coefficients):
     return [
-        {"column": block[:, c].tolist(), "place": n & 0xFFFF} for n, block in enumerate(coefficients) for c in range(8)
+        {"column": block[:, c].tolist(), "place": place_of(n)} for n, block in enumerate(coefficients) for c in range(8)
     ]
 
 
@@ -36,7 +71,7 @@ def check(tiles, coefficients):
     assert len(tiles) == len(expected)
     for n, (tile, right) in enumerate(zip(tiles, expected)):
         got = np.frombuffer(tile.samples.as_bits().to_bytes(64, "little"), np.uint8).reshape(8, 8)
-        assert tile.place == n, f"block {n} came with the place of {tile.place}"
+        assert tile.place == place_of(n), f"block {n}: place {place_of(n)} expected, {tile.place} found"
         if not np.array_equal(got, right):
             row, column = np.argwhere(got != right)[0]
             raise AssertionError(
@@ -54,6 +89,30 @@ async def equals_golden(dut, stall_in, stall_out):
     cocotb.start_soon(bench.send("i", columns(coefficients), stall_in))
     tiles = await bench.within(100_000, bench.receive("o", len(coefficients), stall_out))
     check(tiles, coefficients)
+
+
+@cocotb.test()
+async def rounds_exactly(dut):
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    coefficients = close_to_turns()
+    cocotb.start_soon(bench.send("i", columns(coefficients)))
+    check(await bench.within(100_000, bench.receive("o", len(coefficients))), coefficients)
+
+
+@cocotb.test()
+async def rows_begin_as_a_tile_leaves(dut):
+    """However long a tile waits, the next one is offered 14 cycles after it has left."""
+    bench = Bench(dut, DUTS)
+    for held in range(30, 40):
+        await bench.reset()
+        sender = cocotb.start_soon(bench.send("i", columns(blocks()[:2])))
+        await bench.cycles(LATENCY + 1 + held)
+        assert sender.done() and bench.port("o.valid").value
+        await bench.receive("o", 1)
+        began = bench.now()
+        await bench.within(100, bench.receive("o", 1))
+        assert bench.now() - began - 1 == BLOCK_CYCLES - 8 == 14, held
 
 
 @cocotb.test()

@@ -1,6 +1,7 @@
 """Testbench of hw/codec/jpeg/mcu.py."""
 
 import cocotb
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.golden.frames import ChromaFormat
 from tessera.hw.codec.jpeg.mcu import McuWalk
@@ -61,9 +62,39 @@ CASES = [
     (ChromaFormat.C444, 33, 16, ((1, 3), (1, 3), (1, 3)), (0, 1, 2), 0),
     (ChromaFormat.C444, 64, 50, ((3, 1), (3, 1), (3, 1)), (0, 1, 2), 2),
     (ChromaFormat.C444, 9, 9, ((2, 2), (2, 2), (2, 2)), (1,), 0),
+    (ChromaFormat.C444, 9, 70, ((1, 4), (1, 4), (1, 4)), (0, 1), 2),
+    (ChromaFormat.C444, 70, 9, ((4, 1), (4, 1), (4, 1)), (1, 2), 2),
     (ChromaFormat.Gray, 50, 20, ((4, 3),), (0,), 5),
     (ChromaFormat.Gray, 1, 1, ((1, 1),), (0,), 0),
 ]
+
+
+async def scan_last_rises_at_the_end(bench, count):
+    """Look at ``scan_last`` after each of `count` blocks."""
+    valid, ready, last = (bench.port(name) for name in ("o.valid", "o.ready", "scan_last"))
+    taken, moved = 0, False
+    while taken < count or moved:
+        await ReadOnly()
+        assert not moved or last.value == (taken == count), f"scan_last is {last.value} behind block {taken} of {count}"
+        moved = valid.value and ready.value
+        taken += bool(moved)
+        await RisingEdge(bench.dut.clk)
+
+
+async def check(bench, case, stall=0.0):
+    fields, expected = scan_of(*case, bench.random)
+    began = bench.now()
+    await bench.send("start", [fields])
+    watching = cocotb.start_soon(scan_last_rises_at_the_end(bench, len(expected)))
+    got = await bench.within(20 * len(expected) + 5000, bench.receive("o", len(expected), stall))
+    if not stall and not bench.stalled:
+        assert bench.now() - began == 3 + len(expected), case
+    for n, (block, right) in enumerate(zip(got, expected)):
+        flags = bool(block.inside), block.td, block.ta, block.tq, bool(block.mcu_last), bool(block.segment_last)
+        found = block.place.plane, block.place.x, block.place.y, *flags
+        names = "plane, x, y, inside, td, ta, tq, mcu_last, segment_last"
+        assert found == right, f"{case}, block {n}: ({names}) {right} expected, {found} found"
+    await watching
 
 
 @cocotb.test()
@@ -72,21 +103,17 @@ async def lists_blocks_in_order(dut, stall):
     bench = Bench(dut, DUTS)
     await bench.reset()
     for case in CASES * 2:
-        fields, expected = scan_of(*case, bench.random)
-        began = bench.now()
-        await bench.send("start", [fields])
-        got = await bench.within(5000, bench.receive("o", len(expected), stall))
-        if not stall and not bench.stalled:
-            assert bench.now() - began == 3 + len(expected), case
-        for n, (block, right) in enumerate(zip(got, expected)):
-            flags = bool(block.inside), block.td, block.ta, block.tq, bool(block.mcu_last), bool(block.segment_last)
-            found = block.place.plane, block.place.x, block.place.y, *flags
-            names = "plane, x, y, inside, td, ta, tq, mcu_last, segment_last"
-            assert found == right, f"{case}, block {n}: ({names}) {right} expected, {found} found"
-            if n < len(expected) - 1:
-                continue
-        await bench.cycles(1)
-        assert dut.scan_last.value
+        await check(bench, case, stall)
+
+
+@cocotb.test()
+async def intervals_of_each_length(dut):
+    """All bits of an interval are looked at: a few MCUs behind the start or the end of a long one nothing ends."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    for n in range(16):
+        for more in (1, 2, 3):
+            await check(bench, (ChromaFormat.Gray, 41, 1, ((1, 1),), (0,), (1 << n) + more))
 
 
 @cocotb.test()
@@ -101,3 +128,19 @@ async def the_largest_picture(dut):
     last, first = blocks[4096 * 6 - 1], blocks[4096 * 6]
     assert (last.place.plane, last.place.x, last.place.y, last.mcu_last, last.segment_last) == (2, 4095, 0, 1, 0)
     assert (first.place.plane, first.place.x, first.place.y) == (0, 0, 2) and all(b.inside for b in blocks)
+    for mcu in range(4096):
+        places = [(block.place.plane, block.place.x, block.place.y) for block in blocks[6 * mcu : 6 * mcu + 6]]
+        luma = [(0, 2 * mcu + x, y) for y in range(2) for x in range(2)]
+        assert places == [*luma, (1, mcu, 0), (2, mcu, 0)], f"MCU {mcu}: {places}"
+
+
+@cocotb.test()
+async def the_widest_and_the_tallest_picture(dut):
+    """All blocks, of one row and of one column of MCUs."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    await check(bench, (ChromaFormat.C420, 1, 65535, ((2, 2), (1, 1), (1, 1)), (0, 1, 2), 0))
+    await check(bench, (ChromaFormat.Gray, 65535, 1, ((1, 1),), (0,), 8000))
+    # Numbers of tiles with more than one bit.
+    await check(bench, (ChromaFormat.C444, 21717, 1, ((1, 1), (1, 1), (1, 1)), (0, 1, 2), 1000))
+    await check(bench, (ChromaFormat.C422, 8, 43689, ((2, 1), (1, 1), (1, 1)), (2,), 5000))

@@ -22,6 +22,7 @@ from tessera.hw.memory.bitstream_reader import ByteGroup
 from tessera.tb.bench import Bench, Dut, unpack
 from tessera.tb.codec.jpeg.bits import groups
 from tessera.tb.codec.jpeg.corpus import exotic, hostile, picture, pillow_files
+from tessera.tb.codec.jpeg.multiplex import segment
 
 
 class Headers(wiring.Component):
@@ -213,3 +214,196 @@ async def headers_take_so_many_cycles(dut):
     taken = bench.now() - began
     assert taken == 1033
     feeding.cancel()
+
+
+def small_header(
+    *, size=(8, 8), components=((1, 1, 1, 0),), dqt=b"\0" + bytes([1]) * 64, dht=None, extra=b"", scan=None, tail=None
+):
+    """A file up to its scan; components are (id, h, v, tq), and the scan of (id, td, ta), all unless told."""
+    factors = b"".join(bytes((number, h << 4 | v, tq)) for number, h, v, tq in components)
+    sof = bytes((8, *size[1].to_bytes(2, "big"), *size[0].to_bytes(2, "big"), len(components))) + factors
+    data = b"\xff\xd8" + extra + segment(Marker.DQT, dqt) + segment(Marker.SOF0, sof)
+    data += segment(Marker.DHT, one_code(0, 0) + one_code(1, 0)) if dht is None else dht
+    return data + scan_header(scan or [(number, 0, 0) for number, *_ in components], tail or b"\0\x3f\0")
+
+
+def one_code(tc, th):
+    """A Huffman table of one code."""
+    return bytes((tc << 4 | th, 1)) + bytes(15) + b"\0"
+
+
+def scan_header(scan, tail=b"\0\x3f\0"):
+    selectors = b"".join(bytes((number, td << 4 | ta)) for number, td, ta in scan)
+    return segment(Marker.SOS, bytes((len(scan),)) + selectors + tail)
+
+
+async def agrees_with_golden(bench, name, data):
+    """Parse up to the first scan or the verdict, and compare all that comes of it; the golden's status."""
+    reader = HeaderReader(data, 65535, 65535)
+    expected, selected = None, None
+    try:
+        reader.soi()
+        selected = reader.scan()
+    except JpegError as error:
+        expected = Status(int(error.status)), error.where
+    feeding = await begin(bench, data)
+    loads, scan, verdict = await until_scan(bench, 0.0)
+    feeding.cancel()
+    found = None if verdict is None else (Status(verdict.status), verdict.where)
+    assert found == expected, f"{name}: {expected} expected, {found} found"
+    if expected is not None:
+        return expected[0]
+    final = {(tq, k): value for tq, k, value in loads}
+    tables = {tq: table.reshape(64)[list(ZIGZAG_TO_NATURAL)].tolist() for tq, table in reader.quantizers.items()}
+    assert final == {(tq, k): value for tq, table in tables.items() for k, value in enumerate(table)}, name
+    assert (scan.count, scan.interval) == (len(selected), reader.restart_interval), name
+    for n, chosen in enumerate(selected):
+        component, item = reader.components[chosen.index], scan.components[n]
+        found = item.plane, item.h, item.v, item.td, item.ta, item.tq
+        right = chosen.index, component.h, component.v, chosen.td, chosen.ta, component.tq
+        assert found == right, f"{name}: component {n}: {right} expected, {found} found"
+    frame = unpack(FrameHeader, bench.dut.frame.value.to_unsigned())
+    assert (frame.width, frame.height) == (reader.width, reader.height), name
+    assert list(scan.tiles_x) == [-(-c.width // 8) for c in (reader.components[0], reader.components[-1])], name
+    assert list(scan.tiles_y) == [-(-c.height // 8) for c in (reader.components[0], reader.components[-1])], name
+    return Status.Ok
+
+
+def three(*factors, ids=(1, 2, 3), tqs=(0, 0, 0)):
+    """Three components; each of two factors."""
+    factors = factors or ((1, 1),) * 3
+    return [(number, h, v, tq) for number, (h, v), tq in zip(ids, factors, tqs)]
+
+
+@cocotb.test()
+async def numbers_of_all_bits(dut):
+    """Sizes, intervals, quantizers and ids with each bit set and not."""
+    bench = Bench(dut, DUTS)
+    seen = set()
+    for n in range(16):
+        sizes = [(1 << n, 1), (1, 1 << n), ((0x9E37 << n | 1) & 0xFFFF, 1 + n)]
+        for number, size in enumerate(sizes):
+            extra = segment(Marker.DRI, ((1 << n) ^ (0xFFFF, 0, 0x5A5A)[number]).to_bytes(2, "big"))
+            seen.add(await agrees_with_golden(bench, f"{size}", small_header(size=size, extra=extra)))
+    for shift in range(4):
+        values = [(0x8001 << (k + shift) % 16 | 1 << 3 * k % 16 | (k % 5 == 0)) & 0xFFFF for k in range(64)]
+        table = bytes((0x10 | shift,)) + b"".join(value.to_bytes(2, "big") for value in values)
+        components = [(1, 1, 1, shift)]
+        seen.add(await agrees_with_golden(bench, f"16 bits, {shift}", small_header(dqt=table, components=components)))
+    for n in range(8):
+        for skipped in range(2):
+            ids = 0, 1 << n, 0xFF ^ 1 << (n + skipped) % 8
+            extra = segment(Marker.COM, bytes(skipped))
+            data = small_header(components=three(ids=ids), extra=extra)
+            seen.add(await agrees_with_golden(bench, f"ids {ids}", data))
+            for other in (ids[1] ^ 1 << (n + 1) % 8, ids[2] ^ 1 << (n + 3) % 8):
+                data = small_header(components=three(ids=ids), scan=[(other, 0, 0)])
+                seen.add(await agrees_with_golden(bench, f"ids {ids}, {other} in the scan", data))
+    assert seen == {Status.Ok, Status.JpegBadScan}
+
+
+@cocotb.test()
+async def each_bit_that_must_not_be(dut):
+    """A bit too many in the heads of tables, in a scan's header, in the precision and in a component's table."""
+    bench = Bench(dut, DUTS)
+    good = small_header()
+    sof, sos = good.index(b"\xff\xc0"), good.index(b"\xff\xda")
+    places = {"DQT head": 6, "precision": sof + 4, "tq": sof + 12, "DHT head": good.index(b"\xff\xc4") + 4,
+              "tables": sos + 6, "Ss": sos + 7, "Se": sos + 8, "Ah, Al": sos + 9}  # fmt: skip
+    seen = set()
+    for name, place in places.items():
+        for n in range(8):
+            data = good[:place] + bytes((good[place] ^ 1 << n,)) + good[place + 1 :]
+            seen.add(await agrees_with_golden(bench, f"{name}, bit {n}", data))
+    assert seen >= {Status.JpegBadTable, Status.JpegUnsupportedPrecision, Status.JpegBadFrame, Status.JpegBadScan}
+
+
+@cocotb.test()
+async def tables_that_are_not_there(dut):
+    """Each of the tables alone is missing, while all the others are there."""
+    bench = Bench(dut, DUTS)
+    seen = []
+    for number in range(4):
+        for missing in (None, "DQT", 0, 1):
+            dqt = b"".join(bytes((n,)) + bytes([n + 1]) * 64 for n in range(4) if (missing, n) != ("DQT", number))
+            codes = [(tc, th) for tc in range(2) for th in range(4) if (missing, number) != (tc, th)]
+            dht = segment(Marker.DHT, b"".join(one_code(*code) for code in codes))
+            components = [(1, 1, 1, number)]
+            data = small_header(dqt=dqt, dht=dht, components=components, scan=[(1, number, number)])
+            seen.append(await agrees_with_golden(bench, f"{missing} {number} missing", data))
+    assert seen == [Status.Ok, *[Status.JpegMissingTable] * 3] * 4
+
+
+@cocotb.test()
+async def blocks_of_an_mcu(dut):
+    """Ten are allowed, and no more; factors up to 4 each."""
+    bench = Bench(dut, DUTS)
+    seen = []
+    for factors in (((4, 1),) * 3, ((4, 2), (2, 1), (2, 1)), ((2, 4), (1, 2), (1, 2)), ((1, 4),) * 3, ((3, 1),) * 3,
+                    ((3, 3),) * 3, ((4, 4),) * 3, ((4, 4), (2, 2), (2, 2))):  # fmt: skip
+        for planes in ((0, 1, 2), (0, 1), (1, 2), (2,)):
+            components = three(*factors)
+            data = small_header(components=components, scan=[(n + 1, 0, 0) for n in planes])
+            seen.append(await agrees_with_golden(bench, f"factors {factors}, planes {planes}", data))
+    assert set(seen) == {Status.Ok, Status.JpegBadScan}
+
+
+@cocotb.test()
+async def lengths_to_the_byte(dut):
+    """Segments that are long, and those that end as early as they may, or a byte earlier."""
+    bench = Bench(dut, DUTS)
+    seen = set()
+    good = small_header()
+    sos = good.index(b"\xff\xda")
+    for name, header in {"no component": b"\xff\xda\0\x06\0\0\x3f\0", "5": b"\xff\xda\0\x05\0\0\x3f\0",
+                         "7": b"\xff\xda\0\x07\1\0\x3f\0", "0": b"\xff\xda\0\0"}.items():  # fmt: skip
+        seen.add(await agrees_with_golden(bench, f"SOS of length {name}", good[:sos] + header + bytes(9)))
+    # A full table, and more tables behind it, of so many bytes.
+    full = bytes((0x10, *[0] * 8, 255, 1, *[0] * 6)) + bytes(range(256))
+    for n in range(5, 13):
+        rest = 1 << n
+        tables = b""
+        while len(tables) < rest:
+            count = min(rest - len(tables) - 17, 256)
+            count -= 17 if 0 < rest - len(tables) - 17 - count < 17 else 0
+            tables += bytes((0x10, *[0] * 8, min(count, 255), count - min(count, 255), *[0] * 6)) + bytes(count)
+        assert len(tables) == rest
+        for short in (0, 1):
+            dht = segment(Marker.DHT, one_code(0, 0) + full + tables)
+            dht = dht[:2] + (len(dht) - 2 - short).to_bytes(2, "big") + dht[4:]
+            name = f"DHT with {rest} bytes behind a full table, {short} too few"
+            seen.add(await agrees_with_golden(bench, name, small_header(dht=dht)))
+    skipped = segment(Marker.COM, bytes(60_000))
+    seen.add(await agrees_with_golden(bench, "60000 bytes skipped", small_header(extra=skipped)))
+    for size in (33_000, 65_533):
+        extra = segment(Marker.APP0, bytes(size)) + b"\xff\x02"
+        seen.add(await agrees_with_golden(bench, f"bad marker behind {size} bytes", small_header(extra=extra)))
+    assert seen == {Status.Ok, Status.JpegBadScan, Status.JpegBadLength, Status.JpegBadMarker}
+
+
+@cocotb.test()
+async def scans_of_some_components(dut):
+    """The file may end when all components were scanned, in whatever order; none may be scanned twice."""
+    bench = Bench(dut, DUTS)
+    where = 0xA5C3_5A3C
+    for scans in (((1,), (2,), (0,)), ((0, 2), (1,)), ((2,), (0, 1)), ((0,),), ((1,), (2,)), ((0,), (1,)), ((0, 2),),
+                  ((1,), (0, 1)), ((0, 1, 2), (2,))):  # fmt: skip
+        headers = [scan_header([(n + 1, 0, 0) for n in scan]) for scan in scans]
+        data = small_header(components=three(), scan=[(n + 1, 0, 0) for n in scans[0]])
+        # The marker that ends a scan's data is not the parser's to take.
+        feeding = await begin(bench, data + b"".join(header[2:] for header in headers[1:]))
+        done, status = set(), None
+        for number, scan in enumerate(scans):
+            if done & set(scan):
+                status = Status.JpegBadScan
+                break
+            _, found, _ = await until_scan(bench, 0.0)
+            assert [found.components[n].plane for n in range(found.count)] == list(scan), f"{scans}, scan {number}"
+            done |= set(scan)
+            code = Marker.SOS if number + 1 < len(scans) else Marker.EOI
+            await bench.send("resume", [{"found": 1, "file": 0, "code": code, "where": where ^ number}])
+        expected = status or (Status.Ok if len(done) == 3 else Status.JpegMissingComponent)
+        (verdict,) = await bench.within(500, bench.receive("verdict", 1))
+        place = 0 if expected == Status.Ok else where ^ (number - (status is not None))
+        assert (Status(verdict.status), verdict.where) == (expected, place), f"{scans}: {expected} expected, {verdict}"
+        feeding.cancel()

@@ -118,6 +118,17 @@ async def random_scans(dut, stall_in, stall_info, stall_out):
 
 
 @cocotb.test()
+async def restarts_anywhere(dut):
+    """A marker goes before each block that says so, the first and the last of a scan too."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    infos = []
+    for flags in (0b1, 0b10, 0b111, 0b100, 0b101):
+        infos += [dict(info, restart=flags >> n & 1, component=n) for n, info in enumerate(plain_infos(3))]
+    await check(bench, random_blocks(np.random.default_rng(2), len(infos), 0.1), infos)
+
+
+@cocotb.test()
 async def every_run_and_size(dut):
     """Every run of 0 to 62 with every size, both signs."""
     bench = Bench(dut, DUTS)
