@@ -10,6 +10,7 @@ __all__ = ["WINDOW_BITS", "BitWindow", "ByteFeed", "Ending", "FileBytes", "Segme
 
 WINDOW_BITS = 64
 """Bits that a :class:`BitWindow` holds."""
+_LONGEST = 31
 
 
 class FileBytes(data.Struct):
@@ -167,11 +168,13 @@ class BitWindow(wiring.Component):
         Drop all bits, and those that come.
     bits : :py:`Out(64)`
         The next bit is the highest; those past ``count`` are 0.
-    count, known : :py:`Out(range(65))`
-        Bits held, and those of them that did not come in the cycle before. Meaningless after more were used than were
-        there, until ``clear``.
+    count : :py:`Out(range(65))`
+        Bits held. Meaningless after more were used than were there, until ``clear``.
+    enough_short, enough_long : :py:`Out(1)`
+        At least ``ahead`` + 11 bits, or 31, are held that did not come in the cycle before.
     next_first : :py:`Out(ahead)`
-        The highest of ``bits`` in the next cycle; those past ``known`` then are 0. It depends on ``short``.
+        The highest of ``bits`` in the next cycle, without those that come in this one: 0 stands for them. It depends on
+        ``short``.
     short, which, long : :py:`In(array of 2 x 5)`, :py:`In(1)`, :py:`In(5)`
         Bits used in this cycle: ``short[which]``, 0 to ``ahead`` + 11, if ``use_short``, else ``long``, 0 to 31, if
         ``use_long``. ``short`` may come late in the cycle.
@@ -189,7 +192,8 @@ class BitWindow(wiring.Component):
                 "bits": Out(WINDOW_BITS),
                 "next_first": Out(ahead),
                 "count": Out(range(WINDOW_BITS + 1)),
-                "known": Out(range(WINDOW_BITS + 1)),
+                "enough_short": Out(1),
+                "enough_long": Out(1),
                 "short": In(data.ArrayLayout(5, 2)),
                 "which": In(1),
                 "long": In(5),
@@ -201,13 +205,8 @@ class BitWindow(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         # What is used in one cycle is shifted out in the next: what comes late chooses only the bits to look up.
-        kept, used = Signal(WINDOW_BITS), Signal(5)
-        kept_count, known_count = Signal.like(self.count), Signal.like(self.count)
-        m.d.comb += [
-            self.bits.eq(kept << used),
-            self.count.eq(kept_count - used),
-            self.known.eq(known_count - used),
-        ]
+        kept, kept_count, used = Signal(WINDOW_BITS), Signal.like(self.count), Signal(5)
+        m.d.comb += [self.bits.eq(kept << used), self.count.eq(kept_count - used)]
 
         room, fill = Signal(), Signal()
         m.d.comb += [
@@ -219,17 +218,26 @@ class BitWindow(wiring.Component):
         more = self.i.payload
         m.d.comb += new.eq(Mux(fill, Cat(Mux(more.two, more.bits[:8], 0), more.bits[8:]), 0))
 
-        long = Mux(self.use_long, self.long, 0)
-        reach = self.ahead + self.ahead + 11
+        # Each shift has its own shifter, so that the choice is the last thing to be made.
+        longest = self.ahead + 11
+        reach = self.ahead + longest
         after_short = [(self.bits[-reach:] << short)[reach - self.ahead : reach] for short in self.short]
-        after_long = (self.bits << long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
+        after_long = (self.bits << self.long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
+        next_used = Signal(5)
+        with m.If(self.use_short):
+            m.d.comb += next_used.eq(Mux(self.which, self.short[1], self.short[0]))
+            m.d.comb += self.next_first.eq(Mux(self.which, after_short[1], after_short[0]))
+        with m.Elif(self.use_long):
+            m.d.comb += [next_used.eq(self.long), self.next_first.eq(after_long)]
+        with m.Else():
+            m.d.comb += self.next_first.eq(self.bits[-self.ahead :])
         m.d.sync += [
             kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
             kept_count.eq(self.count + Mux(fill, Mux(more.two, 16, 8), 0)),
-            known_count.eq(self.count),
-            used.eq(Mux(self.use_short, Mux(self.which, self.short[1], self.short[0]), long)),
+            used.eq(next_used),
+            self.enough_short.eq(self.count - longest >= next_used),
+            self.enough_long.eq(self.count - _LONGEST >= next_used),
         ]
-        m.d.comb += self.next_first.eq(Mux(self.use_short, Mux(self.which, *reversed(after_short)), after_long))
         with m.If(self.clear):
-            m.d.sync += [part.eq(0) for part in (kept, kept_count, known_count, used)]
+            m.d.sync += [part.eq(0) for part in (kept, kept_count, used, self.enough_short, self.enough_long)]
         return m

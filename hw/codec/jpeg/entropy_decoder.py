@@ -58,7 +58,7 @@ class EntropyDecoder(wiring.Component):
     One symbol per cycle if its code has ``short_bits`` bits or less, one in 4 cycles if it is longer; a token leaves
     for each symbol (ZRL and EOB give coefficients of 0), 4 cycles later at the earliest. A block is taken ahead of its
     turn, while the one before it is decoded: it must be offered the cycle before that one ends, or a cycle is lost. It
-    waits while fewer than ``short_bits`` + 11 bits are there (27 for longer codes) and the segment has not ended, and
+    waits while fewer than ``short_bits`` + 11 bits are there (31 for longer codes) and the segment has not ended, and
     while 24 tokens or more wait for ``o``.
 
     The tables must not be loaded while a segment is decoded; it waits until they are written.
@@ -135,8 +135,8 @@ class EntropyDecoder(wiring.Component):
         m.d.sync += ended.eq(self.ended)
         enough, enough_for_long = Signal(), Signal()
         m.d.comb += [
-            enough.eq((window.known >= self.short_bits + DC_CATEGORY_MAX) | ended),
-            enough_for_long.eq((window.known >= _SYMBOL_BITS) | ended),
+            enough.eq(window.enough_short | ended),
+            enough_for_long.eq(window.enough_long | ended),
         ]
         used, ends = Signal(), Signal()
         # Whether a run of n zeros and a coefficient end the block: a choice is quicker than a comparison.
