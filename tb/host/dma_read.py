@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha512
+
 import cocotb
-from cocotb.triggers import ReadOnly, RisingEdge
+from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
 
 from tessera.hw.host.dma_read import DmaRead, ReadConfig, ReadGuard
-from tessera.hw.host.tlp import CompletionStatus, PcieConfig, RequestHeader
+from tessera.hw.host.tlp import CompletionStatus, Fmt, PcieConfig, RequestHeader, TlpType
 from tessera.tb.bench import Bench, Dut, pack
 
 TIMEOUT = 300
@@ -33,7 +35,7 @@ class ReadBench(Bench):
 
     async def answer(self, stall=0.0, latency=0):
         """Take read requests and complete them, tags in any order, split at multiples of 64 bytes."""
-        cocotb.start_soon(self._take(stall))
+        self.taker = cocotb.start_soon(self._take(stall))
         while True:
             tags = [tag for tag, packets in self.queues.items() if packets]
             if not tags:
@@ -52,6 +54,10 @@ class ReadBench(Bench):
             (beat,) = await self.receive("request", 1, stall)
             header = RequestHeader.from_bits(beat.header)
             four = header.start.fmt.value & 1
+            said = {name: getattr(header, name) for name in ("first_be", "last_be", "tag", "dw2", "dw3")}
+            start = {"length": header.start.length, "type": TlpType.Memory, "fmt": (Fmt.ThreeDw, Fmt.FourDw)[four]}
+            assert beat.header == pack(RequestHeader, {"start": start, "requester": ID, **said})
+            assert header.dw2 != 0 if four else header.dw3 == 0
             address = (header.dw2 << 32 | header.dw3 if four else header.dw2) & ~3
             assert beat.first and beat.last and header.requester == ID
             first, last = header.first_be, header.last_be or header.first_be
@@ -108,7 +114,7 @@ async def reads_any_range(dut, stall, max_read, extended):
 
     async def reader(n):
         for _ in range(6):
-            base = bench.random.choice((0, 1 << 36))
+            base = bench.random.choice((0, 1 << 36, bench.random.getrandbits(48) << 16))
             count = bench.random.choice((1, 3, 64, 65, bench.random.randrange(1, 2500)))
             await bench.good(n, base + bench.random.randrange(60000), count, stall)
 
@@ -117,6 +123,46 @@ async def reads_any_range(dut, stall, max_read, extended):
         await task
     await bench.cycles(8)
     assert dut.idle.value == 1
+
+
+@cocotb.test()
+async def reads_long_ranges(dut):
+    """Those that would take too long are only begun."""
+    bench = ReadBench(dut)
+    for size in [(1 << power) + more for power in range(12, 32) for more in (0, 1, 63)]:
+        await bench.start()
+        bench.queues.clear()
+        host = cocotb.start_soon(bench.answer())
+        address = bench.random.randrange(60000)
+        await bench.send("reader0.request", [{"address": address, "bytes": size}])
+        lines = await bench.within(2_000, bench.receive("reader0.line", 30))
+        assert not any(line.last for line in lines), f"{size} bytes"
+        assert b"".join(line.data.to_bytes(64, "little") for line in lines) == bench.memory[address : address + 64 * 30]
+        host.cancel()
+        bench.taker.cancel()
+
+
+@cocotb.test()
+async def fails_not_by_completions_for_others(dut):
+    """Another requester's or another use's, while a read is under way."""
+    bench = ReadBench(dut)
+    await bench.start()
+    for _ in range(7):
+        await bench.send("reader0.request", [{"address": 0x1234, "bytes": 64}])
+        (beat,) = await bench.within(50, bench.receive("request", 1))
+        tag = RequestHeader.from_bits(beat.header).tag
+        right = bench.completion(tag, 0x1234, 16, 64, 0)
+        # Tag and requester are in bits 95:72.
+        for bit in range(72, 96):
+            wrong = {**right[0], "data": 7, "header": right[0]["header"] ^ 1 << bit}
+            sender = cocotb.start_soon(bench.send("completion", [wrong]))
+            await FallingEdge(dut.clk)
+            assert dut.unexpected.value == 1 and dut.failed.value == 0, f"bit {bit}"
+            await sender
+        assert not dut.reader0__line__valid.value
+        await bench.send("completion", right)
+        (line,) = await bench.within(50, bench.receive("reader0.line", 1))
+        assert line.data.to_bytes(64, "little") == bench.memory[0x1234 : 0x1234 + 64]
 
 
 @cocotb.test()
@@ -252,6 +298,11 @@ async def constructor_says_what_is_wrong(dut):
             raise AssertionError(f"{wrong} was accepted")
 
 
+def word(address):
+    """A line that depends on `address` in all its bits."""
+    return int.from_bytes(sha512(address.to_bytes(8, "little")).digest(), "little")
+
+
 @cocotb.test()
 @cocotb.parametrize(stall=[0.0, 0.5])
 async def guard_drops_what_a_reset_core_has_asked_for(dut, stall):
@@ -266,16 +317,14 @@ async def guard_drops_what_a_reset_core_has_asked_for(dut, stall):
             asked.append(request.address)
             await bench.cycles(bench.random.randrange(1, 30))
             count = request.address & 15
-            await bench.send(
-                "port.line", [{"data": request.address, "last": n == count - 1} for n in range(count)], stall
-            )
+            data = word(request.address)
+            await bench.send("port.line", [{"data": data, "last": n == count - 1} for n in range(count)], stall)
 
     cocotb.start_soon(host())
-    number = 0
     for run in range(40):
         dut.running.value = 1
-        ranges = [(number + n) << 4 | bench.random.randrange(1, 8) for n in range(bench.random.randrange(1, 4))]
-        number += len(ranges)
+        counts = [bench.random.randrange(1, 8) for _ in range(bench.random.randrange(1, 4))]
+        ranges = [bench.random.getrandbits(60) << 4 | count for count in counts]
         sender = cocotb.start_soon(
             bench.send("core.request", [{"address": a, "bytes": 64 * (a & 15)} for a in ranges], stall)
         )
@@ -287,7 +336,7 @@ async def guard_drops_what_a_reset_core_has_asked_for(dut, stall):
             dut.core__line__ready.value = 0
             await bench.cycles(bench.random.randrange(1, 10))
             continue
-        wanted = [a for a in ranges for _ in range(a & 15)]
+        wanted = [word(a) for a in ranges for _ in range(a & 15)]
         lines = await bench.within(3000, bench.receive("core.line", len(wanted), stall))
         assert [line.data for line in lines] == wanted, f"run {run}"
         dut.running.value = 0

@@ -6,7 +6,7 @@ import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.host.dma_write import DmaWrite, WriteGuard
-from tessera.hw.host.tlp import PcieConfig, RequestHeader
+from tessera.hw.host.tlp import Fmt, PcieConfig, RequestHeader, TlpType
 from tessera.tb.bench import Bench, Dut, pack
 
 ID = 0x0300
@@ -25,21 +25,30 @@ def lines_of(payload, void=()):
 class WriteBench(Bench):
     def __init__(self, dut):
         super().__init__(dut, DUTS)
-        self.packets = []
+        self.packets, self.taker = [], None
 
-    async def start(self, max_payload=1, stall=0.0):
+    async def start(self, max_payload=1, stall=0.0, number=ID):
         await self.reset()
-        self.dut.config.value = pack(PcieConfig, {"id": ID, "bus_master": 1, "max_payload": max_payload})
+        self.dut.config.value = pack(PcieConfig, {"id": number, "bus_master": 1, "max_payload": max_payload})
+        self.number = number
         self.limit = 128 << min(max_payload, 1)
         self.memory = {}
-        cocotb.start_soon(self._take(stall))
+        if self.taker:
+            self.taker.cancel()
+        self.taker = cocotb.start_soon(self._take(stall))
 
     async def _take(self, stall):
         while True:
             beats = await self.receive("packet", stall=stall, until=lambda beat: beat.last)
             header = RequestHeader.from_bits(beats[0].header)
             length = header.start.length
-            address = header.dw2 << 32 | header.dw3 if header.start.fmt.value & 1 else header.dw2
+            four = header.start.fmt == Fmt.FourDwData
+            address = header.dw2 << 32 | header.dw3 if four else header.dw2
+            assert four == (address >= 1 << 32)
+            start = {"length": length, "type": TlpType.Memory, "fmt": header.start.fmt}
+            said = {name: getattr(header, name) for name in ("first_be", "last_be", "dw2", "dw3")}
+            assert four or (header.start.fmt, header.dw3) == (Fmt.ThreeDwData, 0)
+            assert beats[0].header == pack(RequestHeader, {"start": start, "requester": self.number, **said})
             assert [beat.first for beat in beats] == [1] + [0] * (len(beats) - 1)
             assert sum(beat.count for beat in beats) == length and all(beat.count == 16 for beat in beats[:-1])
             assert 4 * length <= self.limit and address % self.limit + 4 * length <= self.limit
@@ -80,6 +89,35 @@ async def writes_any_range(dut, stall_in, stall_out, max_payload):
         bench.memory.clear()
         await bench.write(address, payload, stall_in)
         assert bench.memory == {address + k: byte for k, byte in enumerate(payload)}, f"{len(payload)} to {address:#x}"
+
+
+@cocotb.test()
+async def writes_to_any_address(dut):
+    bench = WriteBench(dut)
+    for _ in range(40):
+        await bench.start(bench.random.randrange(8), 0.0, bench.random.getrandbits(16))
+        for bits in (32, 64):
+            address = bench.random.getrandbits(bits) & ~0x1000
+            payload = bench.random.randbytes(bench.random.randrange(1, 700))
+            bench.memory.clear()
+            await bench.write(address, payload)
+            assert bench.memory == {address + k: byte for k, byte in enumerate(payload)}, f"to {address:#x}"
+
+
+@cocotb.test()
+async def writes_long_ranges(dut):
+    """Those that would take too long are only begun: full packets, and no end."""
+    bench = WriteBench(dut)
+    for size in [(1 << power) + more for power in range(12, 32) for more in (0, 1, 63)]:
+        await bench.start()
+        address = bench.random.getrandbits(40)
+        await bench.send("writer.request", [{"address": address, "bytes": size}])
+        bench.packets.clear()
+        await bench.within(500, bench.send("writer.line", lines_of(bytes(64 * 30))))
+        await bench.cycles(40)
+        assert bench.packets[0][0] == address & ~3 and len(bench.packets) >= 6, f"{size} bytes"
+        assert all(length == 64 for _, length in bench.packets[2:]), f"{size} bytes: {bench.packets}"
+        assert not dut.writer__request__ready.value
 
 
 @cocotb.test()
@@ -190,3 +228,65 @@ async def guard_ends_what_a_reset_core_has_begun(dut, stall):
     for address, lines in ranges:
         voids = [void for _, void in lines]
         assert voids == sorted(voids), f"run {address}"
+
+
+@cocotb.test()
+async def guard_passes_requests_of_any_size(dut):
+    bench = Bench(dut, DUTS)
+    for power in range(7, 32):
+        dut.port__done.value = 0
+        dut.running.value = 0
+        await bench.reset()
+        dut.running.value = 1
+        asked = {"address": bench.random.getrandbits(64), "bytes": (1 << power) + 1}
+        await bench.send("core.request", [asked])
+        (request,) = await bench.within(20, bench.receive("port.request", 1))
+        assert (request.address, request.bytes) == (asked["address"], asked["bytes"])
+        lines = [{"data": bench.random.getrandbits(512), "void": n == 1} for n in range(3)]
+        cocotb.start_soon(bench.send("core.line", lines))
+        got = await bench.within(50, bench.receive("port.line", 3))
+        assert [(line.data, line.void) for line in got] == [(line["data"], line["void"]) for line in lines]
+        # All that is due comes, void, when the core is reset; nothing else does.
+        dut.running.value = 0
+        rest = (1 << power) // 64 - 2
+        voids = await bench.within(400, bench.receive("port.line", min(rest, 20)))
+        assert all(line.void for line in voids)
+        await bench.cycles(10)
+        assert bench.get("port.line.valid") == (rest > 20)
+
+
+@cocotb.test()
+async def guard_waits_for_the_range_of_the_run_before(dut):
+    """The next run's request and done are its own."""
+    bench = Bench(dut, DUTS)
+    dut.port__done.value = 0
+    dut.running.value = 0
+    await bench.reset()
+    dut.running.value = 1
+    await bench.send("core.request", [{"address": 1, "bytes": 64}])
+    await bench.within(20, bench.receive("port.request", 1))
+    dut.running.value = 0
+    await bench.cycles(2)
+    dut.running.value = 1
+    sender = cocotb.start_soon(bench.send("core.request", [{"address": 2, "bytes": 128}]))
+    feeder = cocotb.start_soon(bench.send("core.line", lines_of(bytes([7]) * 128)))
+    (line,) = await bench.within(20, bench.receive("port.line", 1))
+    assert line.void
+    await bench.cycles(20)
+    assert not sender.done() and not feeder.done() and not bench.get("port.request.valid")
+    dut.port__done.value = 1
+    await ReadOnly()
+    assert not bench.get("core.done"), "done of the run before"
+    await RisingEdge(dut.clk)
+    dut.port__done.value = 0
+    (request,) = await bench.within(20, bench.receive("port.request", 1))
+    assert request.address == 2
+    got = await bench.within(20, bench.receive("port.line", 2))
+    assert not any(line.void for line in got)
+    await bench.cycles(5)
+    assert sender.done() and feeder.done()
+    dut.port__done.value = 1
+    await ReadOnly()
+    assert bench.get("core.done")
+    await RisingEdge(dut.clk)
+    dut.port__done.value = 0

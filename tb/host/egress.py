@@ -15,10 +15,10 @@ DUTS = {"engine": Dut(lambda: Rig(Egress(watchdog=1 << 12), "egress"), stalls=Tr
 HEAD, BODY = 3, 8
 
 
-def task(tag, address, capacity, lines=3000):
+def task(tag, address, capacity, lines=3000, window=0, body=BODY):
     return {
         "tag": tag,
-        "source": {"window": 0, "head": HEAD, "body": BODY, "lines": lines},
+        "source": {"window": window, "head": HEAD, "body": body, "lines": lines},
         "params": address | capacity << 64,
     }
 
@@ -31,13 +31,12 @@ class EgressBench(EngineBench):
         self.lines[HEAD] = self.header(bytes=count, **fields)
         await self.load_lines()
 
-    async def good(self, tag, address, count, room=0):
+    async def good(self, tag, address, count, room=0, body=BODY):
         """A task that goes well: done, host memory and the chip's memory are checked."""
         await self.fill(count)
-        done = await self.do(task(tag, address, count + room))
+        done = await self.do(task(tag, address, count + room, body=body))
         assert (done.status, done.where, done.bytes) == (Status.Ok, 0, count)
-        body = self.lines[BODY:].reshape(-1)[:count]
-        self.memory[address : address + count] = body
+        self.memory[address : address + count] = self.lines[body:].reshape(-1)[:count]
         # The answer to a register's reading comes after the data.
         await self.get("STATUS")
         await self.expect_memory()
@@ -74,6 +73,46 @@ async def bad_tasks_write_nothing_and_the_next_is_good(dut):
         await bench.get("STATUS")
         await bench.expect_memory()
         await bench.good(50 + tag, 77 * tag, 800)
+
+
+@cocotb.test()
+async def any_place_and_size(dut):
+    """All bits of the numbers of a task count."""
+    bench = EgressBench(dut)
+    await bench.start()
+    for body in [1 << n for n in range(2, 12)] + [4095 - 2]:
+        await bench.good(body, bench.random.randrange(SIZE - 100), 100, body=body)
+    await bench.fill(100)
+    for bit in range(6):
+        # A window without any slot, or one that the memory does not have.
+        done = await bench.do(task(bit, 0x5000, 100, window=1 << bit))
+        assert done.status == (Status.WrongSource if 1 << bit < bench.component.memory.windows else Status.Refused)
+    for bit in range(14, 26):
+        done = await bench.do(task(bit, 0x5000, 100, body=1 << bit))
+        assert done.status == Status.Refused
+    for bit in range(20, 64):
+        done = await bench.do(task(bit, 1 << bit | 0x5000, 100))
+        assert (done.status, done.bytes) == (Status.Ok, 100)
+    for power in range(6, 32):
+        count = (1 << power) + 1
+        lines = (count + 63) // 64
+        await bench.fill(count)
+        done = await bench.do(task(power, 0x5000, 1 << power))
+        assert (done.status, done.where) == (Status.TargetTooSmall, lines), power
+        done = await bench.do(task(power, 0x5000, count, lines=min(lines - 1, (1 << 24) - 1)))
+        assert (done.status, done.where) == (Status.BadTask, 2), power
+        if lines < 1 << 24:
+            bench.memory_knobs(window=0, limit=BODY)
+            done = await bench.do(task(power, 0x5000, count, lines=lines))
+            bench.memory_knobs()
+            assert done.status == Status.Refused, power
+            if power > 12:
+                # What is left of the range goes by as void lines first: not waited for.
+                await bench.get("STATUS")
+                await bench.expect_memory()
+                await bench.start()
+    await bench.get("STATUS")
+    await bench.expect_memory()
 
 
 @cocotb.test()

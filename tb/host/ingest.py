@@ -16,10 +16,10 @@ DUTS = {"engine": Dut(lambda: Rig(Ingest(watchdog=1 << 12), "ingest"), stalls=Tr
 HEAD, BODY = 3, 8
 
 
-def task(tag, address, count, lines=3000):
+def task(tag, address, count, lines=3000, window=0, body=BODY):
     return {
         "tag": tag,
-        "target": {"window": 0, "head": HEAD, "body": BODY, "lines": lines},
+        "target": {"window": window, "head": HEAD, "body": body, "lines": lines},
         "timestamp": 0x0123_4567_89AB_CDEF ^ tag,
         "params": address | count << 64,
     }
@@ -29,14 +29,14 @@ class IngestBench(EngineBench):
     def __init__(self, dut):
         super().__init__(dut, DUTS)
 
-    async def good(self, tag, address, count):
+    async def good(self, tag, address, count, body=BODY):
         """A task that goes well: its done message, the header and the body are checked."""
-        done = await self.do(task(tag, address, count))
+        done = await self.do(task(tag, address, count, body=body))
         assert (done.status, done.where, done.bytes) == (Status.Ok, 0, count)
         lines = (count + 63) // 64
-        body = np.zeros(64 * lines, np.uint8)
-        body[:count] = self.memory[address : address + count]
-        self.lines[BODY : BODY + lines] = body.reshape(-1, 64)
+        filled = np.zeros(64 * lines, np.uint8)
+        filled[:count] = self.memory[address : address + count]
+        self.lines[body : body + lines] = filled.reshape(-1, 64)
         self.expect_header(tag, bytes=count)
         await self.expect_lines()
         return done
@@ -82,6 +82,36 @@ async def bad_tasks_end_and_the_next_is_good(dut):
     await bench.expect_lines(but=range(BODY, BODY + 20))
     await bench.load_lines()
     await bench.good(6, 7, 4321)
+
+
+@cocotb.test()
+async def any_place_and_size(dut):
+    """All bits of the numbers of a task count."""
+    bench = IngestBench(dut)
+    await bench.start()
+    for body in [1 << n for n in range(2, 12)] + [4095 - 2]:
+        await bench.good(body, bench.random.randrange(SIZE - 100), 100, body)
+    for bit in range(6):
+        # Another window: nothing changes in this one; or one that the memory does not have.
+        done = await bench.do(task(bit, 0, 100, window=1 << bit))
+        assert done.status == (Status.Ok if 1 << bit < bench.component.memory.windows else Status.Refused)
+        await bench.expect_lines()
+    for bit in range(14, 26):
+        done = await bench.do(task(bit, 0, 100, body=1 << bit))
+        assert done.status == Status.Refused
+        bench.expect_header(bit, status=Status.Refused, where=int(done.where))
+        await bench.expect_lines()
+    for bit in range(20, 64):
+        done = await bench.do(task(bit, 1 << bit, 64))
+        assert (done.status, done.where) == (Status.HostError, CompletionStatus.UnsupportedRequest.value), bit
+    for power in range(6, 32):
+        count = (1 << power) + 1
+        lines = (count + 63) // 64
+        done = await bench.do(task(power, 1 << 40, count, lines=min(lines - 1, (1 << 24) - 1)))
+        assert (done.status, done.where) == (Status.TargetTooSmall, lines)
+        if lines < 1 << 24:
+            done = await bench.do(task(power, 1 << 40, count, lines=lines))
+            assert done.status == Status.HostError
 
 
 @cocotb.test()

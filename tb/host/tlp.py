@@ -70,11 +70,14 @@ async def requests_are_read_as_they_were_made(dut):
     Bench(dut, DUTS)
     draw = Random(cocotb.RANDOM_SEED)
     sizes = [(offset, count) for offset in range(4) for count in range(1, 12)] + [(0, 4096), (3, 4093), (1, 4000)]
+    sizes += [(offset, (4 << n) + more) for n in range(1, 10) for offset, more in ((0, 0), (0, 4), (1, 0), (2, -3))]
     for offset, count in sizes:
         for wide in (False, True):
             tlp = Tlp()
             tlp.fmt_type = TlpType.MEM_READ_64 if wide else TlpType.MEM_READ
             page = draw.getrandbits(52 if wide else 20) << 12
+            # A request stays within its page.
+            page += 4 * draw.randrange((4096 - offset - count) // 4 + 1)
             tlp.set_addr_be(page + offset, count)
             tlp.tag, tlp.requester_id = draw.getrandbits(8), PcieId.from_int(draw.getrandbits(16))
             dut.header.value = bits_of(tlp)

@@ -1,6 +1,7 @@
 """Testbench of the bitstream writer."""
 
 import cocotb
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.memory.bitstream_writer import BitstreamWriter, Chunk, Written
 from tessera.hw.memory.port import Op, Request
@@ -94,13 +95,19 @@ async def a_long_one(dut):
     bench.port("request.ready").value = 1
     bench.port("i.payload").value = pack(Chunk, chunk)
     bench.port("i.valid").value = 1
-    await bench.cycles(count - 1)
+    began = bench.now()
+    window, base = bench.target
+    for n in range(1_100):
+        await bench.within(20, RisingEdge(bench.port("request.valid")), f"line {n}")
+        await ReadOnly()
+        assert unpack(Request, bench.get("request.payload")).offset == (base + n) % (1 << 26), f"line {n}"
+    await RisingEdge(dut.clk)
+    await bench.cycles(count - 1 - (bench.now() - began))
     bench.port("i.payload").value = pack(Chunk, {**chunk, "last": 1})
     await bench.cycles(1)
     bench.port("i.valid").value = 0
     (written,) = await bench.within(100, bench.receive("o", 1))
     assert (written.too_small, written.bytes) == (0, 8 * count)
-    window, base = bench.target
     request = unpack(Request, bench.get("request.payload"))
     assert (request.window, request.offset) == (window, (base + (count - 1) // 8) % (1 << 26))
 

@@ -8,7 +8,7 @@ from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
 
 from tessera.hw.config import ddr4_2400r, ddr4_3200aa
 from tessera.hw.memory.ddr_queues import head_shape
-from tessera.hw.memory.ddr_schedule import Gaps, Scheduler
+from tessera.hw.memory.ddr_schedule import Gaps, Scheduler, issue_shape
 from tessera.hw.memory.dram import BANKS, SLOTS, Command, DramCommand
 from tessera.hw.memory.port import Op
 from tessera.tb.bench import Bench, Dut, pack, unpack
@@ -35,9 +35,14 @@ GAPS = {
     },
 }
 
+ANY_COMMAND = sum(7 << DramCommand.as_shape().size * slot for slot in range(SLOTS))
+
 
 class Player:
-    """Shows heads to the scheduler and notes its commands as (cycle, command, bank, row or column)."""
+    """Shows heads to the scheduler and notes its commands as (cycle, command, bank, row or column).
+
+    Each access is issued with its own tag, and its command follows in the next cycle; rows are opened as asked for.
+    """
 
     def __init__(self, bench):
         self.bench = bench
@@ -45,15 +50,22 @@ class Player:
         self.cycle = 0
         self.commands = []
         self.pops = []
+        self.shown = {}
+        self.issued, self.before = None, {}
+        self.refreshing = 0
         for b in range(BANKS):
             self.hide(b)
         self.ages(range(BANKS))
 
     def hide(self, bank):
         self.bench.port(f"heads__{bank}").value = 0
+        self.shown.pop(bank, None)
 
-    def show(self, bank, op=Op.Read, row=0, column=0):
-        fields = {"valid": 1, "access": {"op": op, "row": row, "column": column, "tag": bank}}
+    def show(self, bank, op=Op.Read, row=0, column=None):
+        column = self.bench.random.randrange(128) if column is None else column
+        tag = self.bench.random.randrange(TAGS)
+        self.shown[bank] = op, row, column, tag
+        fields = {"valid": 1, "access": {"op": op, "row": row, "column": column, "tag": tag}}
         self.bench.port(f"heads__{bank}").value = pack(head_shape(TAGS), fields)
 
     def ages(self, oldest_first):
@@ -66,18 +78,49 @@ class Player:
         bench = self.bench
         for _ in range(count):
             await ReadOnly()
-            slots = unpack(data.ArrayLayout(DramCommand, SLOTS), bench.get("command"))
+            bits = bench.get("command")
+            slots = unpack(data.ArrayLayout(DramCommand, SLOTS), bits) if bits & ANY_COMMAND else ()
             for k, slot in enumerate(slots):
                 if slot.command != Command.Nop:
                     where = slot.row if slot.command == Command.Activate else slot.column
                     self.commands.append((self.cycle, slot.command, slot.bank, where, k))
+            self.judge(slots)
             pop = bench.get("pop_bank") if bench.get("pop") else None
+            self.note(pop)
             await RisingEdge(bench.dut.clk)
             await FallingEdge(bench.dut.clk)
             if pop is not None:
                 self.pops.append((self.cycle, pop))
                 (popped or self.hide)(pop)
             self.cycle += 1
+
+    def judge(self, slots):
+        """The commands of this cycle against what was issued and shown in the one before."""
+        accesses = {Command.Read: Op.Read, Command.Write: Op.Write}
+        found = [
+            (accesses[slot.command], slot.bank, slot.column, k)
+            for k, slot in enumerate(slots)
+            if slot.command in accesses
+        ]
+        assert found == ([self.issued] if self.issued else []), f"cycle {self.cycle}"
+        for slot in slots:
+            if slot.command == Command.Activate:
+                assert slot.row == self.before[slot.bank][1], f"cycle {self.cycle}"
+
+    def note(self, pop):
+        """What is issued in this cycle."""
+        issued = self.bench.get("issue")
+        assert issued & 1 == (pop is not None)
+        self.issued = None
+        if pop is not None:
+            issue = unpack(issue_shape(TAGS), issued)
+            op, _, column, tag = self.shown[pop]
+            assert (issue.op, issue.tag) == (op, tag), f"cycle {self.cycle}"
+            self.issued = op, pop, column, self.gaps["read" if op == Op.Read else "write"]
+        self.before = dict(self.shown)
+        if self.bench.get("refreshing"):
+            self.refreshing += 1
+            assert pop is None
 
     def seen(self, *kinds):
         """The commands of these kinds, as (cycle, bank)."""
@@ -216,3 +259,55 @@ async def refreshes(dut):
     player.commands.clear()
     await player.step(Scheduler.REST + (postpone + 2) * (gaps["refresh"] + 10))
     assert postpone <= len(player.seen(Command.Refresh)) <= postpone + 1
+
+
+async def finish(player, more=10):
+    """Until all that was shown is issued, and some cycles more; whether no refresh came in between."""
+    for _ in range(600):
+        if not player.shown:
+            break
+        await player.step()
+    assert not player.shown
+    await player.step(more)
+    return not player.seen(Command.PrechargeAll, Command.Refresh)
+
+
+@cocotb.test()
+async def any_bank_and_row(dut):
+    """Every bank is opened, read, written and closed for another row, with all bits of row and column."""
+    bench, player = await start(dut)
+    for bank in bench.random.sample(range(BANKS), BANKS) * 2:
+        rows = [bench.random.getrandbits(18), bench.random.getrandbits(18)]
+        player.commands.clear()
+        for row in (*rows, rows[1] ^ 1 << bench.random.randrange(18)):
+            for op in (Op.Read, Op.Write):
+                player.show(bank, op, row)
+                alone = await finish(player)
+        began = player.cycle
+        player.show(bank, Op.Read, row)
+        alone = await finish(player, 3)
+        if alone:
+            # It was open in that row at the last: the same again needs no other command.
+            assert player.seen(Command.Read)[-1][1] == bank
+            assert player.seen(Command.Activate, Command.Precharge)[-1][0] < began
+            assert len(player.seen(Command.Activate)) == 3
+
+
+@cocotb.test()
+async def rows_open_as_fast_as_permitted(dut):
+    """All banks want another row: each is opened once, never five within the window of four."""
+    bench, player = await start(dut)
+    for _ in range(8):
+        order = bench.random.sample(range(BANKS), BANKS)
+        player.ages(order)
+        player.commands.clear()
+        row = bench.random.getrandbits(18)
+        for bank in order:
+            player.show(bank, bench.random.choice((Op.Read, Op.Write)), row)
+        if not await finish(player):
+            continue
+        opened = [cycle for cycle, _ in player.seen(Command.Activate)]
+        assert len(opened) == BANKS
+        assert all(b - a >= player.gaps["four_activates"] for a, b in zip(opened, opened[4:]))
+        assert opened[-1] - opened[0] <= 4 * player.gaps["four_activates"] + 8
+        assert sorted(bank for _, bank in player.seen(Command.Read, Command.Write)) == list(range(BANKS))

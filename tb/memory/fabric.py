@@ -150,28 +150,34 @@ async def one_line_per_cycle_and_its_latency(dut):
 @cocotb.test()
 async def reset_takes_all_windows_back(dut):
     bench = await prepared(dut)
+    whole = {"node": 3, "base": 0, "length": 1 << 20, "rights": {"read": 1, "write": 1}}
+    await bench.send("window", [{"index": n, "window": whole} for n in range(64)])
     await bench.reset()
     dut.refused__ready.value = 1
-    cocotb.start_soon(bench.send("client0.request", [{"window": 0, "offset": 0, "op": Op.Read}]))
-    (answer,) = await bench.within(500, bench.receive("client0.response", 1))
-    assert answer.status == MemoryStatus.Refused
+    cocotb.start_soon(bench.send("client0.request", [{"window": n, "offset": 0, "op": Op.Read} for n in range(64)]))
+    answers = await bench.within(500, bench.receive("client0.response", 64))
+    assert all(answer.status == MemoryStatus.Refused for answer in answers)
 
 
 @cocotb.test()
 async def any_window(dut):
     """Its first and last line are reached, the next one is not; nor any with the right or the node missing."""
     bench = await prepared(dut)
-    cocotb.start_soon(memory(bench, 0.0))
+    writes = []
+    cocotb.start_soon(memory(bench, 0.0, writes))
     draw = bench.random.getrandbits
 
     async def reaches(index, op, offset):
-        """The answer's status, and the address that was asked for if it is ``Ok``."""
+        """The answer's status, and the address that was asked for if it is an ``Ok`` of a read of a fresh line."""
         client = bench.random.randrange(bench.component.clients)
         data = draw(512)
         request = {"op": op, "id": draw(3), "window": index, "offset": offset, "data": data}
         await bench.send(f"client{client}.request", [request])
         (answer,) = await bench.within(500, bench.receive(f"client{client}.response", 1))
         assert (answer.op, answer.id) == (op, request["id"])
+        if (op, answer.status) == (Op.Write, MemoryStatus.Ok):
+            assert writes.pop() == (client, (base + offset) % (1 << 30), data)
+        assert not writes
         return answer.status, answer.data // 3 if op == Op.Read else None
 
     async def set_window(index, **fields):
@@ -186,6 +192,7 @@ async def any_window(dut):
         for offset in {0, length // 2, length - 1}:
             status, address = await reaches(index, Op.Read, offset)
             assert (status, address) == (MemoryStatus.Ok, (base + offset) % (1 << 30)), (index, base, length, offset)
+        assert (await reaches(index, Op.Write, draw(26) % length))[0] == MemoryStatus.Ok
         refused = [{"rights": {"read": 0, "write": 1}}, {"node": node ^ 1 << draw(3) % 6}, {"length": 0}]
         if length < 1 << 26:
             assert (await reaches(index, Op.Read, length))[0] == MemoryStatus.Refused, (index, length)

@@ -89,8 +89,8 @@ async def until_scan(bench, stall):
 
     taking = cocotb.start_soon(quantizers())
     scan, verdict = bench.port("scan.valid"), bench.port("verdict.valid")
-    for _ in range(40_000):
-        await bench.cycles(1)
+    for _ in range(20_000):
+        await bench.cycles(8)
         if scan.value or verdict.value:
             break
     found = [(item.tq, item.k, item.value) for item in loads]
@@ -373,11 +373,8 @@ async def lengths_to_the_byte(dut):
             dht = dht[:2] + (len(dht) - 2 - short).to_bytes(2, "big") + dht[4:]
             name = f"DHT with {rest} bytes behind a full table, {short} too few"
             seen.add(await agrees_with_golden(bench, name, small_header(dht=dht)))
-    skipped = segment(Marker.COM, bytes(60_000))
-    seen.add(await agrees_with_golden(bench, "60000 bytes skipped", small_header(extra=skipped)))
-    for size in (33_000, 65_533):
-        extra = segment(Marker.APP0, bytes(size)) + b"\xff\x02"
-        seen.add(await agrees_with_golden(bench, f"bad marker behind {size} bytes", small_header(extra=extra)))
+    extra = segment(Marker.COM, bytes(60_000)) + b"\xff\x02"
+    seen.add(await agrees_with_golden(bench, "a bad marker behind 60000 bytes", small_header(extra=extra)))
     assert seen == {Status.Ok, Status.JpegBadScan, Status.JpegBadLength, Status.JpegBadMarker}
 
 
