@@ -19,12 +19,15 @@ class RoundRobin(wiring.Component):
         Shape of the payload.
     inputs : int
         Number of inputs, ``i0`` and on.
+    ahead : bool
+        Choose a cycle ahead, by a register, so that only that choice stands between ``i`` and ``o``. An item at an
+        input whose turn it is not waits a cycle more, unless others wait too.
     """
 
-    def __init__(self, shape, inputs):
+    def __init__(self, shape, inputs, *, ahead=False):
         if inputs < 1:
             raise ValueError(f"inputs is {inputs}; 1 or more expected")
-        self.inputs = inputs
+        self.inputs, self.ahead = inputs, ahead
         members = {f"i{n}": In(stream.Signature(shape)) for n in range(inputs)}
         super().__init__({**members, "o": Out(stream.Signature(shape))})
 
@@ -33,11 +36,9 @@ class RoundRobin(wiring.Component):
         inputs = [getattr(self, f"i{n}") for n in range(self.inputs)]
         wants = Cat(i.valid for i in inputs)
         last = Signal(range(max(self.inputs, 2)))
-        turn = Signal.like(last)
-        held = Signal()
-        chosen = Signal.like(last)
+        turn, grant = Signal.like(last), Signal.like(last)
 
-        # The next one that wants after the last served; a choice that was offered is kept.
+        # The next one that wants after the last served.
         m.d.comb += turn.eq(last)
         with m.Switch(last):
             for n in range(self.inputs):
@@ -46,13 +47,19 @@ class RoundRobin(wiring.Component):
                         candidate = (n + k) % self.inputs
                         with m.If(wants[candidate]):
                             m.d.comb += turn.eq(candidate)
-        grant = Signal.like(last)
-        m.d.comb += grant.eq(Mux(held, chosen, turn))
         with m.Switch(grant):
             for n, i in enumerate(inputs):
                 with m.Case(n):
                     m.d.comb += [self.o.valid.eq(i.valid), self.o.payload.eq(i.payload), i.ready.eq(self.o.ready)]
-        m.d.sync += [held.eq(self.o.valid & ~self.o.ready), chosen.eq(grant)]
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += last.eq(grant)
+        if self.ahead:
+            m.d.comb += grant.eq(last)
+            with m.If(~self.o.valid | self.o.ready):
+                m.d.sync += last.eq(turn)
+        else:
+            # A choice that was offered is kept.
+            held, chosen = Signal(), Signal.like(last)
+            m.d.comb += grant.eq(Mux(held, chosen, turn))
+            m.d.sync += [held.eq(self.o.valid & ~self.o.ready), chosen.eq(grant)]
+            with m.If(self.o.valid & self.o.ready):
+                m.d.sync += last.eq(grant)
         return m

@@ -14,8 +14,9 @@ __all__ = ["PortShare"]
 class PortShare(wiring.Component):
     """Joins the request streams of up to eight clients; responses go back by ``id``.
 
-    Client ``n`` uses id ``n`` alone. Requests take turns, one a cycle, without added latency. Responses go straight to
-    their client. A client without a use for responses may be told so: its acknowledgements are dropped.
+    Client ``n`` uses id ``n`` alone. Requests take turns, one a cycle; one that comes alone may wait a cycle.
+    Responses go straight to their client. A client without a use for responses may be told so: its acknowledgements are
+    dropped.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ class PortShare(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.turns = turns = RoundRobin(Request, self.clients)
+        m.submodules.turns = turns = RoundRobin(Request, self.clients, ahead=True)
         for n in range(self.clients):
             connect(m, getattr(self, f"request{n}"), getattr(turns, f"i{n}"))
         connect(m, turns.o, self.memory.request)

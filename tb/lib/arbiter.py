@@ -7,7 +7,10 @@ from cocotb.triggers import ReadOnly
 from tessera.hw.lib.arbiter import RoundRobin
 from tessera.tb.bench import Bench, Dut
 
-DUTS = {f"{n}": Dut(lambda n=n: RoundRobin(unsigned(16), n), watched=True) for n in (1, 2, 5)}
+DUTS = {
+    **{f"{n}": Dut(lambda n=n: RoundRobin(unsigned(16), n), watched=True) for n in (1, 2, 5)},
+    **{f"{n}_ahead": Dut(lambda n=n: RoundRobin(unsigned(16), n, ahead=True), watched=True) for n in (2, 5)},
+}
 
 
 @cocotb.test()
@@ -40,13 +43,16 @@ async def waiting_inputs_take_turns_without_gaps(dut):
 
 @cocotb.test()
 async def offers_at_once_and_stands_by_it(dut):
-    """Whoever comes first after an idle time is offered in that cycle, before `o` is ready; later ones wait for it."""
+    """Whoever comes first after an idle time is offered in that cycle, or in the next if the choice is made ahead,
+    before `o` is ready; later ones wait for it."""
     bench = Bench(dut, DUTS)
     await bench.reset()
     inputs = bench.component.inputs
     for first in [*range(inputs), *reversed(range(inputs))]:
         await bench.cycles(2)
         senders = [cocotb.start_soon(bench.send(f"i{first}", [first]))]
+        if bench.component.ahead:
+            await bench.cycles(1)
         for _ in range(3):
             await ReadOnly()
             assert (bench.get("o.valid"), bench.get("o.payload")) == (1, first)

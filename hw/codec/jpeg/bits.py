@@ -208,11 +208,11 @@ class BitWindow(wiring.Component):
         kept, kept_count, used = Signal(WINDOW_BITS), Signal.like(self.count), Signal(5)
         m.d.comb += [self.bits.eq(kept << used), self.count.eq(kept_count - used)]
 
-        room, fill = Signal(), Signal()
+        room, fill, filled = Signal(init=1), Signal(), Signal.like(self.count)
         m.d.comb += [
-            room.eq(self.count <= WINDOW_BITS - 16),
             self.i.ready.eq(room | self.clear),
             fill.eq(room & self.i.valid),
+            filled.eq(self.count + Mux(fill, Mux(self.i.payload.two, 16, 8), 0)),
         ]
         new = Signal(16)
         more = self.i.payload
@@ -233,11 +233,13 @@ class BitWindow(wiring.Component):
             m.d.comb += self.next_first.eq(self.bits[-self.ahead :])
         m.d.sync += [
             kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
-            kept_count.eq(self.count + Mux(fill, Mux(more.two, 16, 8), 0)),
+            kept_count.eq(filled),
+            room.eq(filled - (WINDOW_BITS - 16) <= next_used),
             used.eq(next_used),
             self.enough_short.eq(self.count - longest >= next_used),
             self.enough_long.eq(self.count - _LONGEST >= next_used),
         ]
         with m.If(self.clear):
             m.d.sync += [part.eq(0) for part in (kept, kept_count, used, self.enough_short, self.enough_long)]
+            m.d.sync += room.eq(1)
         return m
