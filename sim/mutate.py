@@ -82,6 +82,10 @@ _LIST = (
 _APPLY = "read_rtlil {name}.flat.il; script {name}.mutants; opt_clean; write_verilog -noattr {name}.v"
 
 
+class NothingToBreakError(BuildError):
+    """A build has no cell that comes from the block's own file."""
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One place that is broken, and how.
@@ -159,7 +163,7 @@ def mutated(block: str, dut: str, *, count: int = MUTANTS, seed: int = 1) -> Mut
     listed = (folder / f"{digest}.mutants").read_text()
     mutants = [_read(block, line) for line in listed.splitlines() if line.startswith("mutate ")]
     if not mutants:
-        raise BuildError(f"{block}: no cell of {dut} has a source line in {file}")
+        raise NothingToBreakError(f"{block}: no cell of {dut} has a source line in {file}")
     program = build((folder / f"{digest}.v").read_text())
     return Mutated(block, dut, entry.tests, program, mutants, digest)
 
@@ -260,7 +264,10 @@ def _judge(block: str, say: Callable[[str], None], count: int, seed: int) -> dic
     for dut, share in zip(duts, shares):
         if not share:
             continue
-        what = mutated(block, dut, count=share, seed=seed)
+        try:
+            what = mutated(block, dut, count=share, seed=seed)
+        except NothingToBreakError:
+            continue
         kept = build_folder() / "mutants" / f"{what.digest}.json"
         verdicts: dict[str, str | None] = json.loads(kept.read_text()) if kept.exists() else {}
         todo = [mutant for mutant in what.mutants if str(mutant.number) not in verdicts]
@@ -327,6 +334,9 @@ def main(
             continue
         report[name] = result
         open_ones = [survivor for survivor in result["survivors"] if not explained(name, survivor)]
+        if not result["mutants"]:
+            shown.add_row(name, "none", "", "", "", "")
+            continue
         part = result["killed"] / result["mutants"]
         counts = [result["mutants"], result["killed"], f"{100 * part:.0f}"]
         counts += [len(result["survivors"]) - len(open_ones), len(open_ones)]

@@ -171,8 +171,8 @@ class BitWindow(wiring.Component):
     count : :py:`Out(range(65))`
         Bits held. Meaningless after more were used than were there, until ``clear``.
     enough_short, enough_long : :py:`Out(1)`
-        At least ``ahead`` + 11 bits, or 31, are held that did not come in the cycle before; ``enough_long`` is right only
-        if none were used in it.
+        At least ``ahead`` + 11 bits, or 31, are held that did not come in the cycle before; ``enough_long`` is right
+        only if none were used in it.
     next_first : :py:`Out(ahead)`
         The highest of ``bits`` in the next cycle, without those that come in this one: 0 stands for them. It depends on
         ``short``.
