@@ -224,20 +224,26 @@ class BitWindow(wiring.Component):
         reach = self.ahead + longest
         after_short = [(self.bits[-reach:] << short)[reach - self.ahead : reach] for short in self.short]
         after_long = (self.bits << self.long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
-        next_used = Signal(5)
-        with m.If(self.use_short):
-            m.d.comb += next_used.eq(Mux(self.which, self.short[1], self.short[0]))
-            m.d.comb += self.next_first.eq(Mux(self.which, after_short[1], after_short[0]))
-        with m.Elif(self.use_long):
-            m.d.comb += [next_used.eq(self.long), self.next_first.eq(after_long)]
-        with m.Else():
-            m.d.comb += self.next_first.eq(self.bits[-self.ahead :])
+
+        def chosen(short0, short1, long, none):
+            return Mux(self.use_short, Mux(self.which, short1, short0), Mux(self.use_long, long, none))
+
+        def once_used(allowed):
+            """Bit n of `allowed`, n being the bits that are used: quicker than to compare with their number."""
+            return chosen(*(allowed.bit_select(used, 1) for used in (*self.short, self.long, C(0, 5))))
+
+        enough, has_room = Signal(32), Signal(32)
+        m.d.comb += [
+            enough.eq(Cat(self.count >= longest + n for n in range(32))),
+            has_room.eq(Cat(filled <= WINDOW_BITS - 16 + n for n in range(32))),
+            self.next_first.eq(chosen(*after_short, after_long, self.bits[-self.ahead :])),
+        ]
         m.d.sync += [
             kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
             kept_count.eq(filled),
-            room.eq(filled - (WINDOW_BITS - 16) <= next_used),
-            used.eq(next_used),
-            self.enough_short.eq(self.count - longest >= next_used),
+            room.eq(once_used(has_room)),
+            used.eq(chosen(*self.short, self.long, 0)),
+            self.enough_short.eq(once_used(enough)),
             self.enough_long.eq(self.count >= _LONGEST),
         ]
         with m.If(self.clear):
