@@ -8,7 +8,7 @@ from tessera.hw.memory.bitstream_reader import ByteGroup
 
 __all__ = ["WINDOW_BITS", "BitWindow", "ByteFeed", "Ending", "FileBytes", "SegmentBits", "Unstuffer"]
 
-WINDOW_BITS = 64
+WINDOW_BITS = 80
 """Bits that a :class:`BitWindow` holds."""
 _LONGEST = 31
 
@@ -163,12 +163,12 @@ class BitWindow(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(SegmentBits))`
-        Taken while 48 bits or fewer are held, and during ``clear``.
+        Taken if 64 bits or fewer were there in the cycle before, used ones included, and during ``clear``.
     clear : :py:`In(1)`
         Drop all bits, and those that come.
-    bits : :py:`Out(64)`
+    bits : :py:`Out(80)`
         The next bit is the highest; those past ``count`` are 0.
-    count : :py:`Out(range(65))`
+    count : :py:`Out(range(81))`
         Bits held. Meaningless after more were used than were there, until ``clear``.
     enough_short, enough_long : :py:`Out(1)`
         At least ``ahead`` + 11 bits, or 31, are held that did not come in the cycle before; ``enough_long`` is right
@@ -228,22 +228,18 @@ class BitWindow(wiring.Component):
         def chosen(short0, short1, long, none):
             return Mux(self.use_short, Mux(self.which, short1, short0), Mux(self.use_long, long, none))
 
-        def once_used(allowed):
-            """Bit n of `allowed`, n being the bits that are used: quicker than to compare with their number."""
-            return chosen(*(allowed.bit_select(used, 1) for used in (*self.short, self.long, C(0, 5))))
-
-        enough, has_room = Signal(32), Signal(32)
+        enough = Signal(32)
         m.d.comb += [
             enough.eq(Cat(self.count >= longest + n for n in range(32))),
-            has_room.eq(Cat(filled <= WINDOW_BITS - 16 + n for n in range(32))),
             self.next_first.eq(chosen(*after_short, after_long, self.bits[-self.ahead :])),
         ]
         m.d.sync += [
             kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
             kept_count.eq(filled),
-            room.eq(once_used(has_room)),
+            room.eq(filled <= WINDOW_BITS - 16),
             used.eq(chosen(*self.short, self.long, 0)),
-            self.enough_short.eq(once_used(enough)),
+            # Quicker than to compare with the number that is used.
+            self.enough_short.eq(chosen(*(enough.bit_select(n, 1) for n in (*self.short, self.long, C(0, 5))))),
             self.enough_long.eq(self.count >= _LONGEST),
         ]
         with m.If(self.clear):
