@@ -14,9 +14,10 @@ def kept(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "BASELINE", file)
 
 
-def test_the_baseline_meets_the_targets():
+def test_the_baseline_meets_the_targets_but_those_that_are_open():
     figures = measure.baseline()["figures"]
-    assert not measure.missed(figures)
+    missed = {line.partition(" is ")[0] for line in measure.missed(figures)}
+    assert missed == measure.OPEN
 
 
 def test_every_target_has_a_figure_in_the_baseline():

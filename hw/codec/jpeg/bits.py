@@ -8,7 +8,7 @@ from tessera.hw.memory.bitstream_reader import ByteGroup
 
 __all__ = ["WINDOW_BITS", "BitWindow", "ByteFeed", "Ending", "FileBytes", "SegmentBits", "Unstuffer"]
 
-WINDOW_BITS = 80
+WINDOW_BITS = 64
 """Bits that a :class:`BitWindow` holds."""
 _LONGEST = 31
 
@@ -163,16 +163,15 @@ class BitWindow(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(SegmentBits))`
-        Taken if 64 bits or fewer were there in the cycle before, used ones included, and during ``clear``.
+        Taken while 48 bits or fewer are held, and during ``clear``.
     clear : :py:`In(1)`
         Drop all bits, and those that come.
-    bits : :py:`Out(80)`
+    bits : :py:`Out(64)`
         The next bit is the highest; those past ``count`` are 0.
-    count : :py:`Out(range(81))`
+    count : :py:`Out(range(65))`
         Bits held. Meaningless after more were used than were there, until ``clear``.
     enough_short, enough_long : :py:`Out(1)`
-        At least ``ahead`` + 11 bits, or 31, are held that did not come in the cycle before; ``enough_long`` is right
-        only if none were used in it.
+        At least ``ahead`` + 11 bits, or 31, are held that did not come in the cycle before.
     next_first : :py:`Out(ahead)`
         The highest of ``bits`` in the next cycle, without those that come in this one: 0 stands for them. It depends on
         ``short``.
@@ -224,23 +223,21 @@ class BitWindow(wiring.Component):
         reach = self.ahead + longest
         after_short = [(self.bits[-reach:] << short)[reach - self.ahead : reach] for short in self.short]
         after_long = (self.bits << self.long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
-
-        def chosen(short0, short1, long, none):
-            return Mux(self.use_short, Mux(self.which, short1, short0), Mux(self.use_long, long, none))
-
-        enough = Signal(32)
-        m.d.comb += [
-            enough.eq(Cat(self.count >= longest + n for n in range(32))),
-            self.next_first.eq(chosen(*after_short, after_long, self.bits[-self.ahead :])),
-        ]
+        next_used = Signal(5)
+        with m.If(self.use_short):
+            m.d.comb += next_used.eq(Mux(self.which, self.short[1], self.short[0]))
+            m.d.comb += self.next_first.eq(Mux(self.which, after_short[1], after_short[0]))
+        with m.Elif(self.use_long):
+            m.d.comb += [next_used.eq(self.long), self.next_first.eq(after_long)]
+        with m.Else():
+            m.d.comb += self.next_first.eq(self.bits[-self.ahead :])
         m.d.sync += [
             kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
             kept_count.eq(filled),
-            room.eq(filled <= WINDOW_BITS - 16),
-            used.eq(chosen(*self.short, self.long, 0)),
-            # Quicker than to compare with the number that is used.
-            self.enough_short.eq(chosen(*(enough.bit_select(n, 1) for n in (*self.short, self.long, C(0, 5))))),
-            self.enough_long.eq(self.count >= _LONGEST),
+            room.eq(filled - (WINDOW_BITS - 16) <= next_used),
+            used.eq(next_used),
+            self.enough_short.eq(self.count - longest >= next_used),
+            self.enough_long.eq(self.count - _LONGEST >= next_used),
         ]
         with m.If(self.clear):
             m.d.sync += [part.eq(0) for part in (kept, kept_count, used, self.enough_short, self.enough_long)]
