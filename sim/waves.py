@@ -22,6 +22,7 @@ from vcd.gtkw import GTKWSave
 from tessera.hw.config import SystemConfig
 from tessera.hw.system import System
 from tessera.sim.build import NO_GROUPS, build_folder, elaborate, source_hash
+from tessera.sim.simulation import system_verilog
 
 __all__ = [
     "ALL",
@@ -95,7 +96,7 @@ class Waves:
     def verilog(self, config: SystemConfig) -> str:
         """The system with the names of its enums' members, made for tracing; for events alone, as always."""
         if not self.instances:
-            return elaborate(f"system {config!r}", lambda: System(config))
+            return system_verilog(config)
         return for_tracing(elaborate(f"system {config!r}", lambda: System(config), src=True))
 
     @property

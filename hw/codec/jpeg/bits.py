@@ -4,6 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from tessera.golden.jpeg.tables import DC_CATEGORY_MAX
 from tessera.hw.memory.bitstream_reader import ByteGroup
 
 __all__ = ["WINDOW_BITS", "BitWindow", "ByteFeed", "Ending", "FileBytes", "SegmentBits", "Unstuffer"]
@@ -219,7 +220,7 @@ class BitWindow(wiring.Component):
         m.d.comb += new.eq(Mux(fill, Cat(Mux(more.two, more.bits[:8], 0), more.bits[8:]), 0))
 
         # Each shift has its own shifter, so that the choice is the last thing to be made.
-        longest = self.ahead + 11
+        longest = self.ahead + DC_CATEGORY_MAX
         reach = self.ahead + longest
         after_short = [(self.bits[-reach:] << short)[reach - self.ahead : reach] for short in self.short]
         after_long = (self.bits << self.long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
