@@ -264,7 +264,7 @@ def build(
     control
         Further lines of Verilator's control file.
     long_runs
-        Spend more on compiling, for a program that runs an eighth quicker.
+        Spend more on compiling, for a program that runs quicker.
     """
     lines = ["`verilator_config", f'public_flat_rw -module "top" -var "{ports}"', control]
     options = ["--vpi", "--prefix", "Vtop", "--top-module", "top", "-o", "top", "--timescale", "1ns/1ps", "--assert"]

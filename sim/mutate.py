@@ -14,7 +14,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
-import os
 import pkgutil
 import re
 import subprocess
@@ -68,7 +67,6 @@ WANTED = 0.9
 WIDTH = 8
 BATCH = 10
 """Mutants that one process runs."""
-WORKERS = int(os.environ.get("TESSERA_WORKERS", "2"))
 
 CHOSEN: Mapping[str, tuple[str, ...]] = {"lib.arbiter": ("5",)}
 """Which of a testbench's builds are broken, where not all of them."""
@@ -255,7 +253,7 @@ def quick_first(seconds: Mapping[str, float]) -> tuple[list[str], list[str]]:
     return first, order[len(first) :]
 
 
-def _judge(block: str, say: Callable[[str], None], count: int, seed: int) -> dict[str, Any]:
+def _judge(block: str, say: Callable[[str], None], count: int, seed: int, workers: int) -> dict[str, Any]:
     """All mutants of one block: how many were killed, and the survivors."""
     duts = CHOSEN.get(block) or tuple(importlib.import_module(f"tessera.tb.{block}").DUTS)
     shares = [count // len(duts) + (n < count % len(duts)) for n in range(len(duts))]
@@ -291,7 +289,7 @@ def _judge(block: str, say: Callable[[str], None], count: int, seed: int) -> dic
                 return {str(n): failed for n, failed in found.items()}
 
             batches = [todo[n : n + BATCH] for n in range(0, len(todo), BATCH)]
-            with ThreadPoolExecutor(WORKERS) as pool:
+            with ThreadPoolExecutor(workers) as pool:
                 for found in pool.map(judge, batches):
                     verdicts |= found
                     kept.write_text(json.dumps(verdicts))
@@ -308,6 +306,7 @@ def main(
     block: Annotated[str, typer.Argument(help="One block, as lib.arbiter; or all")] = "",
     count: Annotated[int, typer.Option(help="Mutants of each block")] = MUTANTS,
     seed: Annotated[int, typer.Option(help="Of the sample")] = 1,
+    workers: Annotated[int, typer.Option(help="Mutants at a time", envvar="TESSERA_WORKERS", min=1)] = 2,
 ) -> None:
     """How many of the mutants of each block its testbench notices."""
     console = Console()
@@ -326,7 +325,7 @@ def main(
     report: dict[str, Any] = {}
     for name in chosen:
         try:
-            result = _judge(name, lambda line: console.print(line, highlight=False), count, seed)
+            result = _judge(name, lambda line: console.print(line, highlight=False), count, seed, workers)
         except BuildError as error:
             console.print(str(error), highlight=False)
             shown.add_row(name, "", "", "", "", "failed")

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from amaranth.hdl import Shape
 from PIL import Image, ImageFile
 from vcdvcd import VCDVCD
 
@@ -18,7 +19,7 @@ from tessera.golden.jpeg.encoder import encode
 from tessera.golden.transcoder import Target, decode_frame, transcode
 from tessera.hw.config import SystemConfig
 from tessera.hw.engine import EngineKind, Status
-from tessera.hw.gpu import ENGINES
+from tessera.hw.gpu import ENGINES, TaskEvent
 from tessera.hw.lib.streams import Instruments
 from tessera.sim.claims import claimed_layout
 from tessera.sim.clips import count_frames, find_clip, jpeg_files, make_jpeg, mux, pictures, same_as_libjpeg
@@ -28,7 +29,7 @@ from tessera.sim.planner import Chain, Leg, plan_chains
 from tessera.sim.run import run_job
 from tessera.sim.simulation import SimulationError, build_system, simulate
 from tessera.sim.units import decode_file, encode_file
-from tessera.tb.bench import CYCLE_NS
+from tessera.tb.bench import CYCLE_NS, unpack
 from tessera.tb.codec.jpeg.corpus import clip_frame, picture, pillow_files
 
 CONFIG = SystemConfig()
@@ -173,17 +174,19 @@ def test_forty_files_decoded_and_encoded_again(program, monkeypatch):
 
 def task_events(file, engines):
     """From a waveform: the cycles, counted from its start, in which each task began and ended, by engine and frame."""
-    waves = VCDVCD(str(file), signals=[f"$rootio.{name}[{17 * len(engines) - 1}:0]" for name in ("began", "ended")])
+    width = Shape.cast(TaskEvent).width
+    ports = [f"$rootio.{name}[{width * len(engines) - 1}:0]" for name in ("began", "ended")]
+    waves = VCDVCD(str(file), signals=ports)
     events = {}
     for name in waves.signals:
         what = name.partition(".")[2].partition("[")[0]
         for time, value in waves[name].tv:
             bits = int(value, 2) if set(value) <= {"0", "1"} else 0
             for n, engine in enumerate(engines):
-                one = bits >> 17 * n & 0x1FFFF
-                if one & 1:
+                event = unpack(TaskEvent, bits >> width * n & (1 << width) - 1)
+                if event.valid:
                     # Times are in picoseconds, and signals follow the clock's edge.
-                    events.setdefault((engine, one >> 1), {})[what] = time // (1000 * CYCLE_NS)
+                    events.setdefault((engine, event.tag), {})[what] = time // (1000 * CYCLE_NS)
     return events
 
 

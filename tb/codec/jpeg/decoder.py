@@ -23,8 +23,9 @@ from tessera.hw.memory.port import WindowWrite
 from tessera.hw.models.dram import DramDevices
 from tessera.hw.models.memory import WINDOW_LINES, EngineHarness, IdealMemory, Knobs
 from tessera.hw.models.storage import Backdoor
+from tessera.sim.clips import BUILT_IN
 from tessera.tb.bench import Dut, keep_figures
-from tessera.tb.codec.jpeg.corpus import CLIPS, clip_frame, exotic, hostile, mutations, picture, pillow_files
+from tessera.tb.codec.jpeg.corpus import clip_frame, exotic, hostile, mutations, picture, pillow_files
 from tessera.tb.engine import EngineBench, Slot
 
 
@@ -309,7 +310,7 @@ async def throughput(dut):
     bench = EngineBench(dut, DUTS)
     await bench.reset(latency=20)
     figures = {}
-    for clip in CLIPS:
+    for clip in BUILT_IN:
         for width, height in ((176, 144), (352, 288)):
             for quality in (75, 90):
                 data = encode(clip_frame(clip, width, height), quality)
@@ -329,7 +330,7 @@ async def slowdown(dut):
     await bench.reset(latency=4)
     await bench.open_windows()
     figures = {}
-    for clip in CLIPS:
+    for clip in BUILT_IN:
         for quality in (75, 90):
             data = encode(clip_frame(clip, 352, 288), quality)
             name = f"{clip} 352x288 4:2:0 quality {quality}"

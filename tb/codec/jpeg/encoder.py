@@ -9,8 +9,9 @@ from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL
 from tessera.hw.codec.jpeg.encoder import JpegEncodeParams, JpegEncoder
 from tessera.hw.engine import SlotKind, Status
 from tessera.hw.models.memory import EngineHarness
+from tessera.sim.clips import BUILT_IN
 from tessera.tb.bench import Dut, keep_figures, pack
-from tessera.tb.codec.jpeg.corpus import CLIPS, clip_frame
+from tessera.tb.codec.jpeg.corpus import clip_frame
 from tessera.tb.engine import EngineBench, Slot
 
 DUTS = {"encoder": Dut(lambda: EngineHarness(JpegEncoder()), stalls=True)}
@@ -117,7 +118,7 @@ async def cycles_per_pixel(dut):
         return
     await bench.reset(latency=100)
     figures = {}
-    for name in CLIPS:
+    for name in BUILT_IN:
         for width, height in ((176, 144), (352, 288)):
             frame = clip_frame(name, width, height)
             for quality in (75, 90):
