@@ -5,7 +5,7 @@ whose source line is in the block's own file, on each of the builds in the testb
 mutants of a component: an input, ``mutant``, says which one is active. A mutant is killed when a test fails, when the
 simulation ends in an error, or when it takes many times as long as the healthy one.
 
-What survives must be explained in ``docs/mutants.json``, by the line and the change that are printed.
+What survives must be explained in ``docs/mutants/BLOCK.json``, by the line and the change that are printed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPLAINED = ROOT / "docs" / "mutants.json"
+EXPLAINED = ROOT / "docs" / "mutants"
 MUTANTS = 100
 """Places that are broken in each block."""
 WANTED = 0.9
@@ -226,18 +226,18 @@ def _verdict(results: Path) -> Verdict:
     return Verdict(failed, {outcome.name: outcome.seconds for outcome in outcomes if outcome.passed})
 
 
-def explanations() -> list[dict[str, str]]:
-    """Why survivors cannot be noticed: ``block``, ``line``, ``change`` (a pattern with ``*``), ``why``."""
-    return json.loads(EXPLAINED.read_text())
+def explanations(block: str) -> list[dict[str, str]]:
+    """Why survivors of `block` cannot be noticed: ``line``, ``change`` (a pattern with ``*``), ``why``."""
+    file = EXPLAINED / f"{block}.json"
+    return json.loads(file.read_text()) if file.exists() else []
 
 
 def explained(block: str, survivor: Mapping[str, str]) -> bool:
     """Whether an explanation is about this one."""
     return any(
-        entry["block"] == block
-        and entry["line"] == survivor["line"]
+        entry["line"] == survivor["line"]
         and fnmatchcase(survivor["change"], re.sub(r"[\[\]]", lambda found: f"[{found[0]}]", entry["change"]))
-        for entry in explanations()
+        for entry in explanations(block)
     )
 
 
@@ -349,7 +349,7 @@ def main(
     target.write_text(json.dumps(report, indent=1) + "\n")
     console.print(f"{target}", highlight=False)
     if bad:
-        console.print(f"each block must kill {100 * WANTED:.0f} %, and {EXPLAINED.name} explain every survivor")
+        console.print(f"each block must kill {100 * WANTED:.0f} %, and docs/mutants/ explain every survivor")
         raise typer.Exit(1)
 
 

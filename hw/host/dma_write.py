@@ -22,14 +22,15 @@ class DmaWriteLine(data.Struct):
 
     data: 512
     void: 1
-    """The line is not to be written: no packet that needs a byte of it leaves."""
+    """The range ends before this line: no packet that needs a byte of it leaves, and no line of the range follows."""
 
 
 class DmaWritePort(wiring.Signature):
-    """What a writer has: ``request`` out, then the range's ``line`` out, then ``done`` in.
+    """What a writer has: ``request`` out, then the range's ``line`` out, one for each 64 bytes, then ``done`` in.
 
     ``done`` is high for the cycle after which the range's last packet has its place on the link: what the chip sends
-    later comes later. One range is under way at a time; the next may be asked for at any time.
+    later comes later; behind a void line it is high when the packets before that have their places. One range is under
+    way at a time; the next may be asked for at any time.
     """
 
     def __init__(self):
@@ -143,13 +144,14 @@ class DmaWrite(wiring.Component):
                     step.emit.eq(1),
                     step.count.eq((lead + first_bytes + 3) >> 2),
                     step.last.eq(1),
-                    step.final.eq(first_bytes == left),
+                    step.final.eq((first_bytes == left) | line.payload.void),
                     step.void.eq(line.payload.void),
                 ]
                 with m.If(step_valid & step_ready):
                     m.d.comb += headers.w_en.eq(1)
                     m.d.sync += [address.eq(address + first_bytes), left.eq(left - first_bytes)]
                     m.next = "KeepFirst"
+                    # The line stays for what is left of it.
                     with m.If(step.final):
                         m.d.comb += line.ready.eq(1)
                         m.next = "TakeRange"
@@ -158,7 +160,6 @@ class DmaWrite(wiring.Component):
                     step_valid.eq(line.valid),
                     step.amount.eq(offset),
                     step.keep.eq(1),
-                    step.void.eq(line.payload.void),
                     line.ready.eq(step_ready),
                 ]
                 with m.If(step_valid & step_ready):
@@ -172,16 +173,17 @@ class DmaWrite(wiring.Component):
                     m.next = "MakeBeats"
             with m.State("MakeBeats"):
                 needed = lines_left != 0
+                ends = needed & line.payload.void
                 m.d.comb += [
                     step_valid.eq(line.valid | ~needed),
                     step.amount.eq(offset),
                     step.merge.eq(1),
                     step.keep.eq(1),
                     step.emit.eq(1),
-                    step.last.eq(chunk_left <= 64),
+                    step.last.eq((chunk_left <= 64) | ends),
                     step.count.eq(Mux(chunk_left >= 64, BEAT_DWS, (chunk_left + 3) >> 2)),
-                    step.final.eq(left == 0),
-                    step.void.eq(needed & line.payload.void),
+                    step.final.eq((left == 0) | ends),
+                    step.void.eq(ends),
                     line.ready.eq(step_ready & needed),
                 ]
                 with m.If(step_valid & step_ready):
@@ -194,8 +196,7 @@ class DmaWrite(wiring.Component):
         # Rotation in two steps, then the merge.
         half, half_step, half_valid = Signal(512), Signal.like(step), Signal()
         out = Signal(stored)
-        kept, kept_void, packet_void = Signal(512), Signal(), Signal()
-        proceed = Signal()
+        kept, proceed = Signal(512), Signal()
         by_16, by_4, turned = Signal(512), Signal(512), Signal(512)
         for into, source, times, size in (
             (by_16, line.payload.data, step.amount[4:6], 16),
@@ -217,20 +218,17 @@ class DmaWrite(wiring.Component):
             m.d.comb += out.data.word_select(n, 8).eq(
                 Mux(use_kept, kept.word_select(n, 8), turned.word_select(n, 8))
             )
-        void = Signal()
         m.d.comb += [
-            void.eq(half_step.void | packet_void | (half_step.merge & (half_step.amount != 0) & kept_void)),
             out.count.eq(half_step.count),
             out.last.eq(half_step.last),
             beats.w_data.eq(out),
-            verdicts.w_data.eq(Cat(void, half_step.final)),
+            verdicts.w_data.eq(Cat(half_step.void, half_step.final)),
         ]
         with m.If(half_valid & proceed):
             with m.If(half_step.keep):
-                m.d.sync += [kept.eq(turned), kept_void.eq(half_step.void)]
+                m.d.sync += kept.eq(turned)
             with m.If(half_step.emit):
                 m.d.comb += [beats.w_en.eq(1), verdicts.w_en.eq(half_step.last)]
-                m.d.sync += packet_void.eq(void & ~half_step.last)
 
         # Packets that are complete leave, or are dropped if void.
         passed = data.View(verdict, verdicts.r_data)
@@ -260,8 +258,7 @@ class DmaWrite(wiring.Component):
 class WriteGuard(wiring.Component):
     """Stands between a core that may be reset at any time and its :class:`DmaWritePort`.
 
-    When ``running`` falls within a range, the rest of its lines go out as void. Requests of the next run pass when that
-    range is done.
+    When ``running`` falls within a range, a void line ends it. Requests of the next run pass when that range is done.
 
     Members
     -------
@@ -297,7 +294,7 @@ class WriteGuard(wiring.Component):
             fed.eq(lines.i.valid & lines.i.ready),
         ]
         with m.If(fed):
-            m.d.sync += due.eq(due - 1)
+            m.d.sync += due.eq(Mux(lines.i.payload.void, 0, due - 1))
         with m.If(asked):
             m.d.sync += [due.eq((self.core.request.payload.bytes + 63) >> 6), busy.eq(1)]
         with m.If(self.port.done):

@@ -5,7 +5,6 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.hw.engine import EngineSignature, Format, SlotHeader, SlotKind, Status, Task
-from tessera.hw.lib.arbiter import RoundRobin
 from tessera.hw.lib.streams import Skid, connect, observe
 from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op, Request
 
@@ -64,8 +63,8 @@ class Envelope(wiring.Component):
     - ``abort`` is high (``Aborted``);
     - nothing moved on the memory port for `watchdog` cycles (``Timeout``).
 
-    From a task's start to done it adds 2 header accesses of the memory's latency and 5 cycles to the core's time.
-    It takes the next task only when no response is awaited any more.
+    From a task's start to done it adds 2 header accesses of the memory's latency and 7 cycles to the core's time.
+    It takes the next task only when no request waits for the memory and no response is awaited any more.
 
     Parameters
     ----------
@@ -90,7 +89,6 @@ class Envelope(wiring.Component):
         core = self.core
         m.submodules.core = ResetInserter(reset_core)(core)
         m.submodules.skid = skid = Skid(Request)
-        m.submodules.turns = turns = RoundRobin(Request, 2)
 
         task = Signal(Task)
         source = Signal(SlotHeader)
@@ -100,18 +98,18 @@ class Envelope(wiring.Component):
         outstanding = Signal(12)
         quiet = Signal(range(self.watchdog + 1))
         timeout = quiet == self.watchdog
-        own = turns.i1
 
-        # The core's requests. What the core offers while it is reset is not taken.
+        # The envelope's own requests, only ever offered while the core is reset and the skid empty: taken at once.
+        # What the core offers while it is reset is not taken.
+        own, own_valid = Signal(Request), Signal()
         m.d.comb += [
-            skid.i.valid.eq(core.memory.request.valid & ~reset_core),
-            skid.i.payload.eq(core.memory.request.payload),
+            skid.i.valid.eq(Mux(reset_core, own_valid, core.memory.request.valid)),
+            skid.i.payload.eq(Mux(reset_core, own, core.memory.request.payload)),
             core.memory.request.ready.eq(skid.i.ready & ~reset_core),
+            own.id.eq(ENVELOPE_ID),
+            own.window.eq(task.source.window),
         ]
-        connect(m, skid.o, turns.i0)
-        connect(m, turns.o, self.memory.request)
-        m.d.comb += own.payload.id.eq(ENVELOPE_ID)
-        m.d.comb += own.payload.window.eq(task.source.window)
+        connect(m, skid.o, self.memory.request)
         asked, answered = Signal(), Signal()
         response = self.memory.response
         for_core = response.payload.id != ENVELOPE_ID
@@ -123,7 +121,7 @@ class Envelope(wiring.Component):
             response.ready.eq(~for_core | reset_core | core.memory.response.ready),
         ]
         m.d.sync += outstanding.eq(outstanding + asked - answered)
-        with m.If(asked | answered):
+        with m.If(own_valid | asked | answered):
             m.d.sync += quiet.eq(0)
         with m.Elif(~timeout):
             m.d.sync += quiet.eq(quiet + 1)
@@ -159,13 +157,8 @@ class Envelope(wiring.Component):
                         m.next = "AskHeader"
             if self.source is not None:
                 with m.State("AskHeader"):
-                    m.d.comb += [
-                        own.valid.eq(1),
-                        own.payload.op.eq(Op.Read),
-                        own.payload.offset.eq(task.source.head),
-                    ]
-                    with m.If(own.ready):
-                        m.next = "AwaitHeader"
+                    m.d.comb += [own_valid.eq(1), own.op.eq(Op.Read), own.offset.eq(task.source.head)]
+                    m.next = "AwaitHeader"
                 with m.State("AwaitHeader"):
                     m.d.sync += source.eq(response.payload.data)
                     with m.If(answered):
@@ -207,7 +200,7 @@ class Envelope(wiring.Component):
             with m.State("Drain"):
                 with m.If(bad & (result.status == Status.Ok)):
                     m.d.sync += refusal
-                with m.If((outstanding == 0) & ~skid.o.valid & ~turns.o.valid):
+                with m.If((outstanding == 0) & ~skid.o.valid):
                     m.next = "WriteHeader" if self.target is not None else "SayDone"
                 with m.Elif(timeout):
                     m.d.sync += fail(Status.Timeout, 1)
@@ -227,14 +220,13 @@ class Envelope(wiring.Component):
                 ]
                 with m.State("WriteHeader"):
                     m.d.comb += [
-                        own.valid.eq(1),
-                        own.payload.op.eq(Op.Write),
-                        own.payload.window.eq(task.target.window),
-                        own.payload.offset.eq(task.target.head),
-                        own.payload.data.eq(header),
+                        own_valid.eq(1),
+                        own.op.eq(Op.Write),
+                        own.window.eq(task.target.window),
+                        own.offset.eq(task.target.head),
+                        own.data.eq(header),
                     ]
-                    with m.If(own.ready):
-                        m.next = "AwaitAck"
+                    m.next = "AwaitAck"
                 with m.State("AwaitAck"):
                     with m.If(answered):
                         m.next = "SayDone"

@@ -111,7 +111,8 @@ class BitstreamWriter(wiring.Component):
     request : :py:`Out(stream.Signature(Request))`
         Whoever waits for the writes counts the acknowledgements.
     o : :py:`Out(stream.Signature(Written))`
-        One for each bitstream, when the request of its last line was taken, or when it was found too long.
+        One for each bitstream, when the request of its last line was taken, or when it was found too long. The next
+        bitstream is taken when this was.
     """
 
     def __init__(self, id):
@@ -132,10 +133,16 @@ class BitstreamWriter(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.aligner = aligner = _Aligner()
-        connect(m, wiring.flipped(self.i), aligner.i)
-        taken = Signal(32)
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += taken.eq(taken + self.i.payload.count)
+        taken, closed = Signal(32), Signal()
+        chunks = stream.Signature(Chunk).create()
+        connect(m, wiring.flipped(self.i), chunks)
+        m.d.comb += [
+            aligner.i.payload.eq(chunks.payload),
+            aligner.i.valid.eq(chunks.valid & ~closed),
+            chunks.ready.eq(aligner.i.ready & ~closed),
+        ]
+        with m.If(chunks.valid & chunks.ready):
+            m.d.sync += [taken.eq(taken + chunks.payload.count), closed.eq(chunks.payload.last)]
 
         # A line is gathered while the one before it waits for the memory.
         line = Signal(data.ArrayLayout(64, 8))
@@ -179,5 +186,5 @@ class BitstreamWriter(wiring.Component):
             self.o.payload.bytes.eq(taken),
         ]
         with m.If(self.o.valid & self.o.ready & ~too_small):
-            m.d.sync += [taken.eq(0), number.eq(0), ending.eq(0)]
+            m.d.sync += [taken.eq(0), number.eq(0), ending.eq(0), closed.eq(0)]
         return m

@@ -151,15 +151,18 @@ class HostBench(Bench):
         )
         return b"".join(int(line.data).to_bytes(64, "little") for line in lines), lines[-1].status
 
-    async def write_range(self, address, payload, stall=0.0, void_from=None):
+    async def write_range(self, address, payload, stall=0.0, void=None):
+        """Write a range, which line `void` ends, if one is named."""
         lines = [payload[n : n + 64].ljust(64, b"\0") for n in range(0, len(payload), 64)]
+        if void is not None:
+            lines = lines[: void + 1]
         done = cocotb.start_soon(self._await_done())
         cocotb.start_soon(self.send("egress.request", [{"address": address, "bytes": len(payload)}]))
         cocotb.start_soon(
             self.send(
                 "egress.line",
                 [
-                    {"data": int.from_bytes(line, "little"), "void": void_from is not None and n >= void_from}
+                    {"data": int.from_bytes(line, "little"), "void": n == void}
                     for n, line in enumerate(lines)
                 ],
                 stall,

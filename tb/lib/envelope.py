@@ -17,7 +17,7 @@ from tessera.tb.bench import Dut, pack, unpack
 from tessera.tb.engine import EngineBench, Slot
 
 WATCHDOG = 300
-ENVELOPE_CYCLES = 5
+ENVELOPE_CYCLES = 7
 """What the docstring claims."""
 
 
@@ -297,8 +297,6 @@ async def abort_in_mid_traffic(dut):
         await copies(bench, lines, 20, 9)
 
 
-
-
 @cocotb.test()
 async def the_core_is_given_task_and_header(dut):
     """Every field of both, as they came, and a header where the task says it is."""
@@ -464,19 +462,27 @@ async def memory_falls_silent(dut):
             await next_waits(bench, dut.mute)
         await copies(bench, lines, 20, 9)
     assert seen == {Status.Ok, Status.Timeout}
-    # Right at the start: the request goes out in the next cycle, and two more are the envelope's.
+    # Right at the start: the request goes out two cycles later, and two more are the envelope's.
     dut.mute.value = 1
     done = await bench.run(task(0, 4))
     dut.mute.value = 0
     assert (done.status, done.where) == (Status.Timeout, 1)
-    assert bench.stalled or done.cycles == 1 + WATCHDOG + 3, done.cycles
+    assert bench.stalled or done.cycles == 1 + WATCHDOG + 4, done.cycles
     await copies(bench, lines, 20, 9)
 
 
 @cocotb.test()
 async def memory_stays_deaf(dut):
-    """A core that waits for its request to be taken is cut off; the request goes out when it can."""
+    """Whoever waits for a request to be taken, the core or the envelope itself; the request goes out when it can."""
     bench, lines = await prepared(dut)
+    for time in range(0, 60, 3):
+        sender = cocotb.start_soon(bench.send("task", [task(2, 3)]))
+        await bench.cycles(1 + time)
+        dut.deaf.value = 1
+        (done,) = await bench.within(3 * WATCHDOG, bench.receive("done", 1), f"a task without memory from cycle {time}")
+        await sender
+        assert done.status == Status.Ok or (done.status, done.where) == (Status.Timeout, 1), done
+        await next_waits(bench, dut.deaf)
     running = cocotb.start_soon(bench.run(task(20, 3)))
     await answer(bench)
     dut.deaf.value = 1

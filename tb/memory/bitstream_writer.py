@@ -83,6 +83,26 @@ async def what_became_of_it_waits_to_be_taken(dut):
 
 
 @cocotb.test()
+@cocotb.parametrize(stall_out=[0.0, 0.7])
+async def bitstreams_wait_for_each_other(dut, stall_out):
+    """The next one is offered at once; its bytes and lines are its own."""
+    bench = Bench(dut, DUTS)
+    set_target(bench, 10)
+    await bench.reset()
+    lengths = [1, 8, 9, 64, 65, 200, 7, 640, 3]
+    bitstreams = [bench.random.randbytes(length) for length in lengths]
+    cocotb.start_soon(bench.send("i", [chunk for data in bitstreams for chunk in chunks(bench, data)]))
+    needed = [-(-length // 64) for length in lengths]
+    requests = cocotb.start_soon(bench.receive("request", sum(needed), stall_out))
+    ends = await bench.within(5_000, bench.receive("o", len(lengths), 0.5))
+    assert [(end.too_small, end.bytes) for end in ends] == [(0, length) for length in lengths]
+    found = b"".join(request.data.to_bytes(64, "little") for request in requests.result())
+    assert found == b"".join(data + bytes(-len(data) % 64) for data in bitstreams)
+    offsets = [(bench.target[1] + n) % (1 << 26) for count in needed for n in range(count)]
+    assert [request.offset for request in requests.result()] == offsets
+
+
+@cocotb.test()
 async def a_long_one(dut):
     """As many chunks as cycles; all of their bytes are counted, and the last line has its place."""
     bench = Bench(dut, DUTS)

@@ -103,14 +103,18 @@ async def both_ways_at_once(dut):
 
 
 @cocotb.test()
-async def void_lines_write_nothing(dut):
+async def a_void_line_ends_its_range(dut):
     host = HostBench(dut, DUTS)
     await host.start()
     payload = host.random.randbytes(1000)
     at = 0x1003
-    await host.write_range(at, payload, void_from=8)
+    await host.write_range(at, payload, void=8)
     # Lines 0 to 7 reach byte 512 of the range; packets end at multiples of 256 of the address.
     host.memory[at : at + 509] = np.frombuffer(payload[:509], np.uint8)
+    await host.get("STATUS")
+    await host.expect_memory()
+    await host.write_range(at, payload)
+    host.memory[at : at + 1000] = np.frombuffer(payload, np.uint8)
     await host.get("STATUS")
     await host.expect_memory()
 

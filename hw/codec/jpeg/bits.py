@@ -220,26 +220,34 @@ class BitWindow(wiring.Component):
         more = self.i.payload
         m.d.comb += new.eq(Mux(fill, Cat(Mux(more.two, more.bits[:8], 0), more.bits[8:]), 0))
 
-        # Each shift has its own shifter, so that the choice is the last thing to be made.
+        # Each shift has its own shifter and comparisons, so that the choice is the last thing to be made.
         longest = self.ahead + DC_CATEGORY_MAX
         reach = self.ahead + longest
         after_short = [(self.bits[-reach:] << short)[reach - self.ahead : reach] for short in self.short]
         after_long = (self.bits << self.long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
-        next_used = Signal(5)
+        def after(use):
+            """What is to be known of the next cycle if `use` bits are used in this one."""
+            return (
+                use,
+                filled - (WINDOW_BITS - 16) <= use,
+                self.count - longest >= use,
+                self.count - _LONGEST >= use,
+            )
+
+        either = [Mux(self.which, second, first) for first, second in zip(*map(after, self.short))]
+        targets = used, room, self.enough_short, self.enough_long
         with m.If(self.use_short):
-            m.d.comb += next_used.eq(Mux(self.which, self.short[1], self.short[0]))
+            m.d.sync += [target.eq(value) for target, value in zip(targets, either)]
             m.d.comb += self.next_first.eq(Mux(self.which, after_short[1], after_short[0]))
         with m.Elif(self.use_long):
-            m.d.comb += [next_used.eq(self.long), self.next_first.eq(after_long)]
+            m.d.sync += [target.eq(value) for target, value in zip(targets, after(self.long))]
+            m.d.comb += self.next_first.eq(after_long)
         with m.Else():
+            m.d.sync += [target.eq(value) for target, value in zip(targets, after(0))]
             m.d.comb += self.next_first.eq(self.bits[-self.ahead :])
         m.d.sync += [
             kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
             kept_count.eq(filled),
-            room.eq(filled - (WINDOW_BITS - 16) <= next_used),
-            used.eq(next_used),
-            self.enough_short.eq(self.count - longest >= next_used),
-            self.enough_long.eq(self.count - _LONGEST >= next_used),
         ]
         with m.If(self.clear):
             m.d.sync += [part.eq(0) for part in (kept, kept_count, used, self.enough_short, self.enough_long)]

@@ -113,18 +113,17 @@ class HuffmanTables(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         short_bits = self.short_bits
-        # An entry for any short_bits bits of each DC and each AC table. Collisions do not matter: nothing is looked up
-        # while tables are loaded.
-        short = []
+        # An entry for any short_bits bits of each DC and each AC table, and the end of the codes that have one.
+        # Collisions do not matter: nothing is looked up while tables are loaded.
+        short, ends = [], []
         for name in ("dc", "ac"):
             memory = Memory(shape=Entry, depth=4 << short_bits, init=[], attrs={"no_rw_check": 1})
             m.submodules[name] = memory
             short.append((memory.write_port(), memory.read_port()))
-        # Of short_bits and each longer length: the end of the codes of up to that length; of the longer ones also what
-        # makes an index of a code.
-        short_limits = Memory(shape=short_bits, depth=8, init=[])
-        m.submodules.short_limits = short_limits
-        short_limit_write, short_limit = short_limits.write_port(), short_limits.read_port(domain="comb")
+            memory = Memory(shape=short_bits, depth=4, init=[])
+            m.submodules[f"{name}_end"] = memory
+            ends.append((memory.write_port(), memory.read_port(domain="comb")))
+        # Of each longer length: the end of the codes of up to that length, and what makes an index of a code.
         lengths = range(short_bits + 1, 17)
         limits, offsets = [], []
         for length in lengths:
@@ -174,12 +173,12 @@ class HuffmanTables(wiring.Component):
         for n, (limit_port, offset_port) in zip(lengths, zip(limits, offsets)):
             for (write, _), value in ((limit_port, limit), (offset_port, offset)):
                 m.d.comb += [write.en.eq(counting & (length == n)), write.addr.eq(table), write.data.eq(value)]
-        m.d.comb += [
-            short_limit_write.en.eq(counting & (length == short_bits)),
-            short_limit_write.addr.eq(table),
-            short_limit_write.data.eq(limit[16 - short_bits : 16]),
-            short_limit.addr.eq(self.table),
-        ]
+        for ac, (write, _) in enumerate(ends):
+            m.d.comb += [
+                write.en.eq(counting & (length == short_bits) & (is_ac == ac)),
+                write.addr.eq(table[:2]),
+                write.data.eq(limit[16 - short_bits : 16]),
+            ]
 
         m.d.sync += self.writing.eq(more)
         with m.If(more):
@@ -235,14 +234,15 @@ class HuffmanTables(wiring.Component):
                     m.next = "Ready"
 
         # Lookup.
-        for number, (_, read) in zip((self.next_td, self.next_ta), short):
-            m.d.comb += read.addr.eq(Cat(self.next_first, number))
-        first = Signal(short_bits)
+        first, has_short = Signal(short_bits), [Signal(name=f"has_short{n}") for n in range(2)]
         m.d.sync += first.eq(self.next_first)
-        m.d.comb += [
-            *(self.short[n].eq(read.data) for n, (_, read) in enumerate(short)),
-            self.short_valid.eq(first < short_limit.data),
-        ]
+        for n, number in enumerate((self.next_td, self.next_ta)):
+            (_, entry_read), (_, end_read) = short[n], ends[n]
+            end = Signal(short_bits, name=f"end{n}")
+            m.d.comb += [entry_read.addr.eq(Cat(self.next_first, number)), end_read.addr.eq(number)]
+            m.d.sync += end.eq(end_read.data)
+            m.d.comb += [self.short[n].eq(entry_read.data), has_short[n].eq(first < end)]
+        m.d.comb += self.short_valid.eq(Mux(self.table[2], has_short[1], has_short[0]))
 
         bits, at = Signal(16), Signal(3)
         below = Signal(len(lengths))
