@@ -110,7 +110,7 @@ class BlockOrder(wiring.Component):
             m.d.sync += self.o.valid.eq(0)
         with m.FSM(name="order"):
             with m.State("Measure"):
-                with m.If(self.i.valid & ~self.i.ready):
+                with m.If(self.i.valid):
                     m.next = "Measured"
             with m.State("Measured"):
                 m.next = "List"

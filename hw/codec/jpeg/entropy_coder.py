@@ -71,7 +71,8 @@ class _Coder(wiring.Component):
         m.submodules.codes = memory = Memory(shape=_Code, depth=512, init=_codes())
         code = memory.read_port()
         go, valid = Signal(), Signal()
-        symbol, before = self.i.payload, Signal(Symbol)
+        symbol = self.i.payload
+        before = Signal(data.StructLayout({"kind": SymbolKind, "end": 1, "size": 4, "magnitude": 11}))
         m.d.comb += [
             go.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(go),
@@ -84,10 +85,13 @@ class _Coder(wiring.Component):
         with m.If(go):
             m.d.sync += [
                 valid.eq(self.i.valid),
-                before.eq(symbol),
+                before.kind.eq(symbol.kind),
+                before.end.eq(symbol.run[0]),
+                before.size.eq(symbol.size),
+                before.magnitude.eq(symbol.magnitude),
                 self.o.valid.eq(valid),
                 self.o.payload.kind.eq(before.kind),
-                self.o.payload.end.eq(before.run[0]),
+                self.o.payload.end.eq(before.end),
                 self.o.payload.bits.eq((code.data.code << before.size) | magnitude),
                 self.o.payload.length.eq(code.data.length + before.size),
             ]
@@ -127,7 +131,8 @@ class _Packer(wiring.Component):
         placed = Signal(_CODED_MAX)
         shift = Signal(6)
         gives = [Signal(name=f"gives{n}") for n in range(2)]
-        word = [Signal(_Word, name=f"word{n}") for n in range(2)]
+        kept = data.StructLayout({"count": 3, "code": 8, "marker": 1, "last": 1})
+        word = [Signal(kept, name=f"word{n}") for n in range(2)]
         with m.If(go):
             m.d.sync += [
                 valid.eq(Cat(self.i.valid, valid)),
@@ -137,13 +142,14 @@ class _Packer(wiring.Component):
                 word[0].count.eq(Mux(is_marker, 2, Mux(is_fill, ending >> 3, 4))),
                 word[0].marker.eq(is_marker),
                 word[0].last.eq(is_marker & item.end),
-                word[0].data.eq(Cat(C(0, 16), Mux(item.end, Marker.EOI, Marker.RST0 | restarts)[:8], C(0xFF, 8))),
+                word[0].code.eq(Mux(item.end, Marker.EOI, Marker.RST0 | restarts)),
             ]
             with m.If(self.i.valid):
                 m.d.sync += waiting.eq(ending)
                 with m.If(is_marker):
                     m.d.sync += restarts.eq(Mux(item.end, 0, restarts + 1))
-                with m.If(is_fill | is_marker):
+                # What waits before a fill leaves with it, and a marker follows.
+                with m.If(is_marker):
                     m.d.sync += waiting.eq(0)
 
         shifted, gathered = Signal(64), Signal(32)
@@ -154,10 +160,11 @@ class _Packer(wiring.Component):
                 gives[1].eq(gives[0]),
                 word[1].eq(word[0]),
                 self.o.valid.eq(valid[1] & gives[1]),
-                self.o.payload.eq(word[1]),
+                self.o.payload.data.eq(Mux(word[1].marker, Cat(C(0, 16), word[1].code, C(0xFF, 8)), whole)),
+                self.o.payload.count.eq(word[1].count),
+                self.o.payload.marker.eq(word[1].marker),
+                self.o.payload.last.eq(word[1].last),
             ]
-            with m.If(~word[1].marker):
-                m.d.sync += self.o.payload.data.eq(whole)
             with m.If(valid[1]):
                 m.d.sync += gathered.eq(Mux(gives[1], shifted[:32], whole))
         return m

@@ -87,7 +87,6 @@ class McuWalk(wiring.Component):
         step_x, step_y = Signal(3), Signal(3)
         limit_x, limit_y = Signal(14), Signal(14)
         row_last, column_last, interval_last = Signal(), Signal(), Signal()
-        settled = Signal()
         m.d.sync += [
             step_x.eq(Mux(single, 1, scan.h_max)),
             step_y.eq(Mux(single, 1, scan.v_max)),
@@ -125,7 +124,7 @@ class McuWalk(wiring.Component):
         with m.FSM(name="walk"):
             with m.State("AwaitScan"):
                 m.d.comb += self.start.ready.eq(1)
-                m.d.sync += [across.eq(0), down.eq(0), number.eq(0), x.eq(0), y.eq(0), settled.eq(0)]
+                m.d.sync += [across.eq(0), down.eq(0), number.eq(0), x.eq(0), y.eq(0)]
                 m.d.sync += [o.eq(0) for o in (*origin_x, *origin_y)]
                 m.d.sync += interval_left.eq(scan.interval)
                 with m.If(self.start.valid):

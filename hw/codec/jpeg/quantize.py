@@ -196,8 +196,8 @@ class Quantizer(wiring.Component):
             negative = Signal(3)
             dividend, undivided = Signal(COEFFICIENT.width - 3), Signal(COEFFICIENT.width - 3)
             one = Signal(2)
-            product = Signal(_RECIPROCAL_BITS + len(dividend))
-            quotient = Mux(one[1], undivided, product >> _RECIPROCAL_BITS)[: LEVEL.width]
+            divided = Signal(COEFFICIENT.width - 3)
+            quotient = Mux(one[1], undivided, divided)[: LEVEL.width]
             with m.If(go):
                 m.d.sync += [
                     magnitude.eq(Mux(coefficient < 0, -coefficient, coefficient)),
@@ -205,7 +205,7 @@ class Quantizer(wiring.Component):
                     # (magnitude + 4 * q) // (8 * q), with what cannot matter shifted out first.
                     dividend.eq(((magnitude >> 2) + read.data) >> 1),
                     one.eq(Cat(read.data == 1, one)),
-                    product.eq(dividend * reciprocal.data),
+                    divided.eq((dividend * reciprocal.data) >> _RECIPROCAL_BITS),
                     undivided.eq(dividend),
                     self.o.payload[parity].eq(Mux(negative[2], -quotient, quotient)),
                 ]

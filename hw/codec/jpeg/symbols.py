@@ -252,7 +252,8 @@ class RunLength(wiring.Component):
             scan.o.ready.eq(go & ~sixteen),
         ]
         valid = Signal(3)
-        symbols = [Signal(Symbol, name=f"symbol{n}") for n in range(3)]
+        coded = data.StructLayout({"kind": SymbolKind, "chroma": 1, "run": 4, "size": 4})
+        symbols = [Signal(coded, name=f"symbol{n}") for n in range(3)]
         tokens = [Signal(_Token, name=f"token{n}") for n in range(2)]
         place = Signal(6)
         with m.If(go):
@@ -320,7 +321,9 @@ class RunLength(wiring.Component):
         with m.If(go):
             m.d.sync += [
                 self.o.valid.eq(valid[2]),
-                self.o.payload.eq(symbols[2]),
+                self.o.payload.kind.eq(symbols[2].kind),
+                self.o.payload.chroma.eq(symbols[2].chroma),
+                self.o.payload.run.eq(symbols[2].run),
                 self.o.payload.size.eq(size & symbols[2].size),
                 self.o.payload.magnitude.eq(Mux(value < 0, value - 1, value)),
             ]
