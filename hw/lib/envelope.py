@@ -92,7 +92,17 @@ class Envelope(wiring.Component):
 
         task = Signal(Task)
         source = Signal(SlotHeader)
+        # How the core ended, or why it was cut off; and an access that was refused, which counts instead.
         result = Signal(Finish)
+        refusal = Signal(data.StructLayout({"found": 1, "poison": 1, "id": 3, "op": Op}))
+        outcome = Signal(Finish)
+        m.d.comb += outcome.eq(result)
+        with m.If(refusal.found):
+            m.d.comb += [
+                outcome.eq(0),
+                outcome.status.eq(Mux(refusal.poison, Status.Poison, Status.Refused)),
+                outcome.where.eq(Cat(refusal.id, refusal.op)),
+            ]
         cycles = Signal(32)
         stalled = Signal(32)
         outstanding = Signal(12)
@@ -132,21 +142,22 @@ class Envelope(wiring.Component):
         m.d.comb += [core.start.payload.task.eq(task), core.start.payload.source.eq(source)]
 
         def fail(status, where):
-            return [result.eq(0), result.status.eq(status), result.where.eq(where)]
+            return [result.eq(0), result.status.eq(status), result.where.eq(where), refusal.eq(0)]
 
         bad = Signal()
         m.d.comb += bad.eq(answered & (response.payload.status != MemoryStatus.Ok))
-        refusal = [
-            *fail(
-                Mux(response.payload.status == MemoryStatus.Refused, Status.Refused, Status.Poison),
-                Cat(response.payload.id, response.payload.op),
-            )
+        refuse = [
+            refusal.found.eq(1),
+            refusal.poison.eq(response.payload.status == MemoryStatus.Poison),
+            refusal.id.eq(response.payload.id),
+            refusal.op.eq(response.payload.op),
         ]
 
         with m.FSM(name="envelope"):
             with m.State("TakeTask"):
                 m.d.comb += self.task.ready.eq((outstanding == 0) & ~skid.o.valid)
                 m.d.sync += [task.eq(self.task.payload), cycles.eq(1), stalled.eq(0), quiet.eq(0), result.eq(0)]
+                m.d.sync += refusal.eq(0)
                 if self.source is None:
                     m.d.sync += source.eq(0)
                 with m.If(self.task.valid & self.task.ready):
@@ -164,7 +175,7 @@ class Envelope(wiring.Component):
                     with m.If(answered):
                         m.next = "CheckHeader"
                     with m.If(bad):
-                        m.d.sync += refusal
+                        m.d.sync += refuse
                         m.next = "Drain"
                     with m.Elif(timeout):
                         m.d.sync += fail(Status.Timeout, 1)
@@ -185,21 +196,20 @@ class Envelope(wiring.Component):
                     m.next = "Run"
             with m.State("Run"):
                 m.d.comb += core.finish.ready.eq(1)
-                with m.If(core.finish.valid):
-                    m.d.sync += [result.eq(core.finish.payload), reset_core.eq(1)]
+                # Whatever finish offers in the last cycle of this state is what counts.
+                m.d.sync += result.eq(core.finish.payload)
+                with m.If(core.finish.valid | bad | self.abort | timeout):
+                    m.d.sync += reset_core.eq(1)
                     m.next = "Drain"
-                with m.If(bad):
-                    m.d.sync += [*refusal, reset_core.eq(1)]
-                    m.next = "Drain"
-                with m.Elif(self.abort):
-                    m.d.sync += [*fail(Status.Aborted, 0), reset_core.eq(1)]
-                    m.next = "Drain"
+                with m.If(self.abort):
+                    m.d.sync += fail(Status.Aborted, 0)
                 with m.Elif(timeout):
-                    m.d.sync += [*fail(Status.Timeout, Mux(outstanding != 0, 1, 2)), reset_core.eq(1)]
-                    m.next = "Drain"
+                    m.d.sync += fail(Status.Timeout, Mux(outstanding != 0, 1, 2))
+                with m.If(bad):
+                    m.d.sync += refuse
             with m.State("Drain"):
-                with m.If(bad & (result.status == Status.Ok)):
-                    m.d.sync += refusal
+                with m.If(bad & (outcome.status == Status.Ok)):
+                    m.d.sync += refuse
                 with m.If((outstanding == 0) & ~skid.o.valid):
                     m.next = "WriteHeader" if self.target is not None else "SayDone"
                 with m.Elif(timeout):
@@ -209,12 +219,12 @@ class Envelope(wiring.Component):
                 header = Signal(SlotHeader)
                 m.d.comb += [
                     header.kind.eq(self.target),
-                    header.status.eq(result.status),
-                    header.where.eq(result.where),
-                    header.chroma_format.eq(result.chroma_format),
-                    header.width.eq(result.width),
-                    header.height.eq(result.height),
-                    header.bytes.eq(result.bytes if self.target is SlotKind.Bitstream else 0),
+                    header.status.eq(outcome.status),
+                    header.where.eq(outcome.where),
+                    header.chroma_format.eq(outcome.chroma_format),
+                    header.width.eq(outcome.width),
+                    header.height.eq(outcome.height),
+                    header.bytes.eq(outcome.bytes if self.target is SlotKind.Bitstream else 0),
                     header.timestamp.eq(source.timestamp if self.source is not None else task.timestamp),
                     header.tag.eq(task.tag),
                 ]
@@ -231,7 +241,7 @@ class Envelope(wiring.Component):
                     with m.If(answered):
                         m.next = "SayDone"
                     with m.If(bad):
-                        m.d.sync += refusal
+                        m.d.sync += refuse
                     with m.Elif(timeout):
                         m.d.sync += fail(Status.Timeout, 1)
                         m.next = "SayDone"
@@ -246,14 +256,14 @@ class Envelope(wiring.Component):
         m.d.comb += [
             message.tag.eq(task.tag),
             message.last.eq(1),
-            message.status.eq(result.status),
-            message.where.eq(result.where),
+            message.status.eq(outcome.status),
+            message.where.eq(outcome.where),
             message.cycles.eq(cycles),
             message.stalled.eq(stalled),
-            message.bytes.eq(result.bytes),
-            message.chroma_format.eq(result.chroma_format),
-            message.width.eq(result.width),
-            message.height.eq(result.height),
+            message.bytes.eq(outcome.bytes),
+            message.chroma_format.eq(outcome.chroma_format),
+            message.width.eq(outcome.width),
+            message.height.eq(outcome.height),
         ]
         observe(m, self.done)
         observe(m, self.memory.request)

@@ -154,6 +154,14 @@ class Unstuffer(wiring.Component):
         return m
 
 
+def _shifted(bits, amount):
+    """`bits` shifted left by `amount`, of choices alone: Yosys makes one of shift operators that exclude each other,
+    behind a choice of their operands."""
+    for n, bit in enumerate(amount):
+        bits = Mux(bit, Cat(C(0, min(1 << n, len(bits))), bits)[: len(bits)], bits)
+    return bits
+
+
 class BitWindow(wiring.Component):
     """Holds the next bits of a segment.
 
@@ -173,13 +181,14 @@ class BitWindow(wiring.Component):
     count : :py:`Out(range(65))`
         Bits held. Meaningless after more were used than were there, until ``clear``.
     enough_short, enough_long : :py:`Out(1)`
-        At least ``ahead`` + 11 bits, or 31, are held that did not come in the cycle before.
+        At least ``ahead`` + 11 bits are held that did not come in the two cycles before; at least 31 that did not come
+        in the one before. The latter counts only if none were used in the cycle before.
     next_first : :py:`Out(ahead)`
-        The highest of ``bits`` in the next cycle, without those that come in this one: 0 stands for them. It depends on
-        ``short``.
+        The highest of ``bits`` in the next cycle, without those that come in this one or came in the one before: 0
+        stands for them (if ``use_long``, only for those of this one). It depends on ``short``.
     short, which, long : :py:`In(array of 2 x 5)`, :py:`In(1)`, :py:`In(5)`
         Bits used in this cycle: ``short[which]``, 0 to ``ahead`` + 11, if ``use_short``, else ``long``, 0 to 31, if
-        ``use_long``. ``short`` may come late in the cycle.
+        ``use_long``; these only if none were used in the cycle before. ``short`` may come late in the cycle.
     use_short, use_long : :py:`In(1)`
     """
 
@@ -206,9 +215,14 @@ class BitWindow(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # What is used in one cycle is shifted out in the next: what comes late chooses only the bits to look up.
+        # What is used in one cycle is shifted out in the next: what comes late chooses few bits.
         kept, kept_count, used = Signal(WINDOW_BITS), Signal.like(self.count), Signal(5)
         m.d.comb += [self.bits.eq(kept << used), self.count.eq(kept_count - used)]
+        # The highest of them are at hand at once; what came in the cycle before is not among them yet.
+        longest = self.ahead + DC_CATEGORY_MAX
+        head = Signal(self.ahead + longest)
+        head_kept_count, head_count = Signal.like(self.count), Signal.like(self.count)
+        m.d.comb += head_count.eq(head_kept_count - used)
 
         room, fill, filled = Signal(init=1), Signal(), Signal.like(self.count)
         m.d.comb += [
@@ -220,36 +234,39 @@ class BitWindow(wiring.Component):
         more = self.i.payload
         m.d.comb += new.eq(Mux(fill, Cat(Mux(more.two, more.bits[:8], 0), more.bits[8:]), 0))
 
-        # Each shift has its own shifter and comparisons, so that the choice is the last thing to be made.
-        longest = self.ahead + DC_CATEGORY_MAX
-        reach = self.ahead + longest
-        after_short = [(self.bits[-reach:] << short)[reach - self.ahead : reach] for short in self.short]
-        after_long = (self.bits << self.long)[WINDOW_BITS - self.ahead : WINDOW_BITS]
-        def after(use):
-            """What is to be known of the next cycle if `use` bits are used in this one."""
-            return (
-                use,
-                filled - (WINDOW_BITS - 16) <= use,
-                self.count - longest >= use,
-                self.count - _LONGEST >= use,
-            )
-
-        either = [Mux(self.which, second, first) for first, second in zip(*map(after, self.short))]
-        targets = used, room, self.enough_short, self.enough_long
+        # What holds in the next cycle, for each number of bits that may be used. Each such number has its own choice,
+        # so that whose it is comes last.
+        numbers = range(_LONGEST + 1)
+        has_room, has_enough = Signal(len(numbers)), Signal(len(numbers))
+        m.d.comb += [
+            has_room.eq(Cat(filled <= WINDOW_BITS - 16 + n for n in reversed(numbers))),
+            has_enough.eq(Cat(head_count >= longest + n for n in reversed(numbers))),
+        ]
+        short0, short1, long = (
+            Cat(_shifted(held, number)[-self.ahead :], _shifted(has_room, number)[-1], _shifted(has_enough, number)[-1])
+            for held, number in ((head, self.short[0]), (head, self.short[1]), (kept, self.long))
+        )
+        next_used, outcome = Signal(5), Signal(self.ahead + 2)
         with m.If(self.use_short):
-            m.d.sync += [target.eq(value) for target, value in zip(targets, either)]
-            m.d.comb += self.next_first.eq(Mux(self.which, after_short[1], after_short[0]))
+            m.d.comb += [
+                next_used.eq(Mux(self.which, self.short[1], self.short[0])),
+                outcome.eq(Mux(self.which, short1, short0)),
+            ]
         with m.Elif(self.use_long):
-            m.d.sync += [target.eq(value) for target, value in zip(targets, after(self.long))]
-            m.d.comb += self.next_first.eq(after_long)
+            m.d.comb += [next_used.eq(self.long), outcome.eq(long)]
         with m.Else():
-            m.d.sync += [target.eq(value) for target, value in zip(targets, after(0))]
-            m.d.comb += self.next_first.eq(self.bits[-self.ahead :])
+            m.d.comb += outcome.eq(Cat(head[-self.ahead :], has_room[-1], has_enough[-1]))
+        m.d.comb += self.next_first.eq(outcome)
         m.d.sync += [
+            Cat(room, self.enough_short).eq(outcome[self.ahead :]),
             kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
             kept_count.eq(filled),
+            used.eq(next_used),
+            head.eq((self.bits << next_used)[WINDOW_BITS - len(head) : WINDOW_BITS]),
+            head_kept_count.eq(self.count),
+            self.enough_long.eq(self.count >= _LONGEST),
         ]
         with m.If(self.clear):
-            m.d.sync += [part.eq(0) for part in (kept, kept_count, used, self.enough_short, self.enough_long)]
-            m.d.sync += room.eq(1)
+            m.d.sync += [part.eq(0) for part in (kept, kept_count, used, head, head_kept_count)]
+            m.d.sync += [self.enough_short.eq(0), self.enough_long.eq(0), room.eq(1)]
         return m

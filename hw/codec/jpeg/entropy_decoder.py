@@ -130,9 +130,9 @@ class EntropyDecoder(wiring.Component):
         dc, space = Signal(), Signal(6)
         room, go, long = Signal(), Signal(), Signal()
         m.d.sync += room.eq((tokens.level < _DEPTH - 8) & ~tables.writing)
-        # The window knows the last bits a cycle after they came.
-        ended = Signal()
-        m.d.sync += ended.eq(self.ended)
+        # The last bits are looked up two cycles after they came.
+        nearly_ended, ended = Signal(), Signal()
+        m.d.sync += [nearly_ended.eq(self.ended), ended.eq(nearly_ended)]
         enough, enough_for_long = Signal(), Signal()
         m.d.comb += [
             enough.eq(window.enough_short | ended),

@@ -114,12 +114,13 @@ class HuffmanTables(wiring.Component):
         m = Module()
         short_bits = self.short_bits
         # An entry for any short_bits bits of each DC and each AC table, and the end of the codes that have one.
-        # Collisions do not matter: nothing is looked up while tables are loaded.
+        # Nothing is looked up while tables are loaded; Yosys heeds no_rw_check, and so spares the choice between old
+        # and new data behind each block RAM, only where the read port's register stands outside.
         short, ends = [], []
         for name in ("dc", "ac"):
             memory = Memory(shape=Entry, depth=4 << short_bits, init=[], attrs={"no_rw_check": 1})
             m.submodules[name] = memory
-            short.append((memory.write_port(), memory.read_port()))
+            short.append((memory.write_port(), memory.read_port(domain="comb")))
             memory = Memory(shape=short_bits, depth=4, init=[])
             m.submodules[f"{name}_end"] = memory
             ends.append((memory.write_port(), memory.read_port(domain="comb")))
@@ -238,10 +239,10 @@ class HuffmanTables(wiring.Component):
         m.d.sync += first.eq(self.next_first)
         for n, number in enumerate((self.next_td, self.next_ta)):
             (_, entry_read), (_, end_read) = short[n], ends[n]
-            end = Signal(short_bits, name=f"end{n}")
+            found, end = Signal(Entry, name=f"found{n}", reset_less=True), Signal(short_bits, name=f"end{n}")
             m.d.comb += [entry_read.addr.eq(Cat(self.next_first, number)), end_read.addr.eq(number)]
-            m.d.sync += end.eq(end_read.data)
-            m.d.comb += [self.short[n].eq(entry_read.data), has_short[n].eq(first < end)]
+            m.d.sync += [found.eq(entry_read.data), end.eq(end_read.data)]
+            m.d.comb += [self.short[n].eq(found), has_short[n].eq(first < end)]
         m.d.comb += self.short_valid.eq(Mux(self.table[2], has_short[1], has_short[0]))
 
         bits, at = Signal(16), Signal(3)

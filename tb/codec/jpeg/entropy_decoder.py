@@ -161,7 +161,7 @@ async def one_symbol_per_cycle(dut):
         found, *_ = await running
         compare(found, coder.tokens)
     # To begin, to have and to know the first bits, and the way through the stages after the last symbol.
-    assert overheads == {8}
+    assert overheads == {9}
 
 
 async def fails(bench, coder, error, mcu):
