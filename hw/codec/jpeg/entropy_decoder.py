@@ -75,7 +75,7 @@ class EntropyDecoder(wiring.Component):
     i : :py:`In(stream.Signature(SegmentBits))`
         The segment's bits, from the cycle after ``begin`` on.
     ended : :py:`In(1)`
-        Nothing more comes from ``i``.
+        Nothing more comes from ``i``. Counts from the cycle after ``begin`` on.
     begin : :py:`In(1)`
         Strobe: blocks are taken until one is ``segment_last``; one that was taken ahead is dropped. Not while a segment
         is decoded. Bits that come between segments are dropped.
@@ -133,6 +133,8 @@ class EntropyDecoder(wiring.Component):
         # The last bits are looked up two cycles after they came.
         nearly_ended, ended = Signal(), Signal()
         m.d.sync += [nearly_ended.eq(self.ended), ended.eq(nearly_ended)]
+        with m.If(self.begin):
+            m.d.sync += [nearly_ended.eq(0), ended.eq(0)]
         enough, enough_for_long = Signal(), Signal()
         m.d.comb += [
             enough.eq(window.enough_short | ended),

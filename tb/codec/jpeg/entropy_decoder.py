@@ -83,11 +83,11 @@ async def load(bench, tables):
 async def segment(bench, coder, stall_in, stall_out, tokens=None, scan=1, pairs=0.8):
     """Run a segment; its tokens."""
     dut = bench.dut
-    dut.ended.value = 0
     dut.begin_scan.value = scan
     dut.begin.value = 1
     await bench.cycles(1)
-    dut.begin.value = 0
+    # Until now the segment before has ended.
+    dut.begin.value = dut.ended.value = 0
 
     async def feed():
         await bench.send("i", coder.groups(bench.random, pairs), stall_in)
