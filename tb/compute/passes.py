@@ -6,7 +6,7 @@ import numpy as np
 from tessera.golden.ops import axis_of, resample
 from tessera.hw.compute.passes import Across, Down
 from tessera.tb.bench import Bench, Dut
-from tessera.tb.compute.steps import cases, steps_of
+from tessera.tb.compute.steps import cases, run_steps, steps_of
 
 DUTS = {"across": Dut(Across, tests="across.*"), "down": Dut(lambda: Down(32), tests="down.*")}
 
@@ -44,6 +44,20 @@ def small_cases(seed, count):
     return rng, [axis_of(1, 1), axis_of(8, 8), axis_of(1, 8), axis_of(8, 1, plane=1), *picked]
 
 
+def near_things():
+    """Axes of all shifts, with lanes of samples: for each output eight whose sum, 1 less, and eight whose sum, 1 more,
+    would make another output."""
+    rng = np.random.default_rng(5)
+    for axis in (axis_of(7, 8), axis_of(8, 5), axis_of(16, 5), axis_of(32, 5), axis_of(40, 8, plane=1)):
+        steps = steps_of(axis)
+        samples = rng.integers(-LIMIT // 8, LIMIT, (axis.coarse if axis.grow else axis.fine, 60_000))
+        right = run_steps(steps, samples)
+        differ = [run_steps(steps, samples, nudge) != right for nudge in (-1, 1)]
+        lanes = [np.flatnonzero(output)[:8] for nudged in differ for output in nudged]
+        assert all(len(chosen) == 8 for chosen in lanes), f"{axis}: too few near things"
+        yield axis, samples[:, np.concatenate(lanes)]
+
+
 @cocotb.test()
 @cocotb.parametrize(stalls=[(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.9, 0.9), (0.3, 0.3)])
 async def across_matches_golden(dut, stalls):
@@ -66,6 +80,21 @@ async def across_matches_golden(dut, stalls):
 
 
 @cocotb.test()
+async def across_to_the_last_bit(dut):
+    """Sums whose last bit decides."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    for axis, samples in near_things():
+        tiles = samples.reshape(len(samples), -1, 8).transpose(1, 0, 2)
+        expected = np.concatenate([resample(tile, axis) for tile in tiles])
+        steps = steps_for(bench, steps_of(axis) * len(tiles))
+        cocotb.start_soon(bench.send("i_step", steps))
+        cocotb.start_soon(bench.send("i", items_of(tiles.reshape(-1, 8))))
+        received = groups_of(await bench.within(2 * len(steps), bench.receive("o", len(expected))))
+        np.testing.assert_array_equal(received, expected, err_msg=f"{axis}")
+
+
+@cocotb.test()
 async def across_cycles(dut):
     """A step per cycle; the output after eight cycles."""
     bench = Bench(dut, DUTS)
@@ -78,7 +107,7 @@ async def across_cycles(dut):
         sender = cocotb.start_soon(bench.send("i_step", steps))
         count = sum(step["give"] for step in steps)
         await bench.within(1000, bench.receive("o", count))
-        ended, sent = bench.now(), await sender
+        ended, sent = bench.now(), await bench.within(100, sender)
         assert sent - started == len(steps), f"{sent - started} cycles for {len(steps)} steps"
         assert ended - sent == 8, f"the last output {ended - sent} cycles after its step"
 
@@ -105,6 +134,22 @@ async def down_matches_golden(dut, stalls):
 
 
 @cocotb.test()
+async def down_to_the_last_bit(dut):
+    """Sums whose last bit decides."""
+    bench = Bench(dut, DUTS)
+    for axis, samples in near_things():
+        await bench.reset()
+        groups = samples.shape[1] // 8
+        bench.port("groups").value = groups
+        expected = resample(samples, axis).reshape(-1, 8)
+        steps = steps_for(bench, steps_of(axis))
+        cocotb.start_soon(bench.send("i_step", steps))
+        cocotb.start_soon(bench.send("i", items_of(samples.reshape(-1, 8))))
+        received = groups_of(await bench.within(2 * len(steps) * groups, bench.receive("o", len(expected))))
+        np.testing.assert_array_equal(received, expected, err_msg=f"{axis}, {groups} groups")
+
+
+@cocotb.test()
 async def down_cycles(dut):
     """A row per max(groups, 2) cycles; the output after eight cycles."""
     bench = Bench(dut, DUTS)
@@ -118,7 +163,7 @@ async def down_cycles(dut):
             cocotb.start_soon(bench.send("i", items_of(samples)))
             sender = cocotb.start_soon(bench.send("i_step", steps))
             await bench.within(1000, bench.receive("o", groups * sum(step["give"] for step in steps)))
-            ended, sent = bench.now(), await sender
+            ended, sent = bench.now(), await bench.within(100, sender)
             expected = len(steps) * max(groups, 2) - (groups == 1)
             assert sent - started == expected, f"{sent - started} cycles for {len(steps)} rows of {groups}"
             assert ended - sent == 8, f"the last output {ended - sent} cycles after its group"

@@ -5,7 +5,7 @@ import numpy as np
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.golden.ops import Axis, axis_of, resample
-from tessera.golden.ops_tables import CUBIC
+from tessera.golden.ops_tables import CUBIC, POSITION_BITS
 from tessera.hw.compute.steps import Steps
 from tessera.tb.bench import Bench, Dut, unpack
 
@@ -55,8 +55,8 @@ def steps_of(axis: Axis):
     return steps
 
 
-def run_steps(steps, samples):
-    """What the steps make of the samples, as a pass does it."""
+def run_steps(steps, samples, nudge=0):
+    """What the steps make of the samples, as a pass does it, or would if each sum were wrong by `nudge`."""
     slots = np.zeros((4, samples.shape[1]), np.int64)
     source, results = iter(samples), []
     for step in steps:
@@ -65,10 +65,10 @@ def run_steps(steps, samples):
                 slots[step["slot"]] = next(source)
             if step["give"]:
                 total = sum((slots[k] * step["weights"][k]) >> 8 for k in range(4))
-                results.append((total + 128) >> 8)
+                results.append((total + nudge + 128) >> 8)
         else:
             if step["give"]:
-                total = (slots[step["slot"]] >> (4 + step["shift"])) * step["reciprocal"]
+                total = ((slots[step["slot"]] + nudge) >> (4 + step["shift"])) * step["reciprocal"]
                 results.append((total + (1 << 17)) >> 18)
                 slots[step["slot"]] = 0
             if step["fresh"]:
@@ -165,7 +165,8 @@ async def long_sequences(dut):
     bench = Bench(dut, DUTS)
     rng = np.random.default_rng(3)
     valid, ready, payload = (bench.port(f"o.{part}") for part in ("valid", "ready", "payload"))
-    for source, target, repeats in [(43_690, 65_535, 1), (65_535, 21_845, 1), (8, 7, 8191), (7, 8, 5461), (1, 1, 4097)]:
+    longest = [(43_690, 65_535, 1), (65_535, 21_845, 1), (8, 7, 8191), (7, 8, 5461), (1, 1, 4097), (1, 1, 512)]
+    for source, target, repeats in longest:
         await bench.reset()
         axis = axis_of(source, target)
         steps = steps_of(axis)
@@ -191,6 +192,45 @@ async def long_sequences(dut):
             await ReadOnly()
             assert not valid.value, f"{source} to {target}: more than {repeats} x {len(steps)} steps"
             await RisingEdge(dut.clk)
+
+
+NARROW = [
+    (5, 3, 0), (9, 9, 1), (10, 9, 0), (19, 17, 0), (19, 17, 1), (23, 17, 1), (24, 5, 1), (25, 13, 1), (28, 25, 0),
+    (30, 28, 0), (31, 19, 1), (32, 11, 1), (34, 25, 1), (38, 16, 0), (43, 41, 0), (43, 42, 0), (44, 29, 1), (45, 41, 1),
+    (49, 40, 0), (52, 51, 1), (59, 11, 1), (59, 29, 1),
+]  # fmt: skip
+"""Source, target and plane of shrinking axes, with gains whose reciprocals are near things."""
+
+
+def gains_of(axis):
+    """What the weights of each output add up to, as the divisor."""
+    gains = [0] * axis.coarse
+    for base, phase in zip(*axis.positions()):
+        for place, weight in zip(range(base - 1, base + 3), CUBIC[phase]):
+            if 0 <= place < axis.coarse:
+                gains[place] += weight
+    return [gain >> axis.shift for gain in gains]
+
+
+@cocotb.test()
+async def narrow_divisions(dut):
+    """Reciprocals of which each bit is a near thing: twice the remainder all but is, or just is, the divisor."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    axes = [axis_of(source, target, plane=plane) for source, target, plane in NARROW]
+    tasks = [axis_task(axis, *what, 0) for what, axis in zip(NARROW, axes)]
+    # No picture's axis: 2**26 is 5 short of a multiple of one of its gains, 41247.
+    axes.append(Axis(False, 39, 4, 6626 << (POSITION_BITS - 16)))
+    tasks.append({"grow": 0, "fine": 39, "coarse": 4, "part": 6626, "whole": 1 << 16, "repeats": 1})
+    gains = {gain for axis in axes for gain in gains_of(axis)}
+    near = {bit for gain in gains for bit in range(18) if abs(2 * ((1 << (bit + 12)) % gain) - gain) <= 8}
+    # The first is 0 for all gains that there are.
+    assert near == set(range(1, 18)), f"bits of the reciprocal that are a near thing: {near}"
+    expected = [(axis, n, step) for axis in axes for n, step in enumerate(steps_of(axis))]
+    cocotb.start_soon(bench.send("i", tasks))
+    received = await bench.within(4 * len(expected), bench.receive("o", len(expected)))
+    for found, (axis, n, step) in zip(received, expected):
+        check(f"{axis}, step {n}", found, step)
 
 
 @cocotb.test()

@@ -12,7 +12,6 @@ from tessera.hw.host.tlp import CompletionStatus, Fmt, PcieConfig, RequestHeader
 from tessera.tb.bench import Bench, Dut, pack
 
 TIMEOUT = 300
-ID = 0x0300
 
 DUTS = {
     "small": Dut(lambda: DmaRead(ReadConfig(readers=2, tags=4, lines=32, timeout=TIMEOUT)), tests=r"reads|fails"),
@@ -27,10 +26,15 @@ class ReadBench(Bench):
         self.memory = self.random.randbytes(1 << 16)
         self.spoil = lambda beats: beats
         self.queues = {}
+        self.id = self.random.getrandbits(16)
+        self.asked = []
+        """Address and bytes of each read that was taken."""
+        self.fails = False
+        """Bits 19:16 of an address say how its reading ends."""
 
     async def start(self, max_read=2, extended=1):
         await self.reset()
-        config = {"id": ID, "bus_master": 1, "max_read": max_read, "extended_tag": extended}
+        config = {"id": self.id, "bus_master": 1, "max_read": max_read, "extended_tag": extended}
         self.dut.config.value = pack(PcieConfig, config)
 
     async def answer(self, stall=0.0, latency=0):
@@ -56,14 +60,20 @@ class ReadBench(Bench):
             four = header.start.fmt.value & 1
             said = {name: getattr(header, name) for name in ("first_be", "last_be", "tag", "dw2", "dw3")}
             start = {"length": header.start.length, "type": TlpType.Memory, "fmt": (Fmt.ThreeDw, Fmt.FourDw)[four]}
-            assert beat.header == pack(RequestHeader, {"start": start, "requester": ID, **said})
+            assert beat.header == pack(RequestHeader, {"start": start, "requester": self.id, **said})
             assert header.dw2 != 0 if four else header.dw3 == 0
             address = (header.dw2 << 32 | header.dw3 if four else header.dw2) & ~3
-            assert beat.first and beat.last and header.requester == ID
+            assert beat.first and beat.last
             first, last = header.first_be, header.last_be or header.first_be
             skip = (first & -first).bit_length() - 1
             count = 4 * header.start.length - skip - (4 - last.bit_length())
+            assert (header.last_be == 0) == (header.start.length == 1)
+            enabled = f"{header.last_be:04b}{first:04b}" if header.last_be else f"{first:04b}"
+            assert "0" not in enabled.strip("0"), f"holes between the enabled bytes {enabled}"
+            self.asked.append((address + skip, count))
             packets, at, left = [], address, header.start.length
+            if self.fails and (status := address >> 16 & 15):
+                packets, left = [(self.now(), self.failure(header.tag, status))], 0
             while left:
                 dws = min(left, (64 - at % 64) // 4 + 16 * self.random.randrange(4))
                 packets.append((self.now(), self.completion(header.tag, at, dws, count, skip)))
@@ -76,7 +86,7 @@ class ReadBench(Bench):
     def completion(self, tag, address, dws, count, skip, status=0, poisoned=0):
         dw0 = dws & 1023 | poisoned << 14 | 0x0A << 24 | (2 if dws else 0) << 29
         dw1 = count & 4095 | status << 13
-        dw2 = (address & 0x7F) + skip | tag << 8 | ID << 16
+        dw2 = (address & 0x7F) + skip | tag << 8 | self.id << 16
         data = self.memory[address % 65536 : address % 65536 + 4 * dws]
         pieces = [data[n : n + 64] for n in range(0, len(data), 64)] or [b""]
         return [
@@ -89,6 +99,12 @@ class ReadBench(Bench):
             }
             for n, piece in enumerate(pieces)
         ]
+
+    def failure(self, tag, status):
+        """The completion that says so."""
+        if status == CompletionStatus.Poisoned.value:
+            return self.completion(tag, 0, 16, 64, 0, poisoned=1)
+        return self.completion(tag, 0, 0, 64, 0, status=status)
 
     async def read(self, reader, address, count, stall=0.0):
         cocotb.start_soon(self.send(f"reader{reader}.request", [{"address": address, "bytes": count}]))
@@ -125,15 +141,111 @@ async def reads_any_range(dut, stall, max_read, extended):
     assert dut.idle.value == 1
 
 
+def reads_of(address, count, largest):
+    """Address and bytes of the reads of a range: each ends at a multiple of the largest size."""
+    reads = []
+    while count:
+        reads.append((address, min(count, largest - address % largest)))
+        address, count = address + reads[-1][1], count - reads[-1][1]
+    return reads
+
+
+@cocotb.test()
+@cocotb.parametrize(max_read=[0, 1, 2, 7])
+async def reads_are_of_just_the_range(dut, max_read):
+    """Its bytes alone, anywhere in 64 bits, in as few reads as there may be."""
+    bench = ReadBench(dut)
+    await bench.start(max_read)
+    cocotb.start_soon(bench.answer())
+    counts = [1 << power for power in range(13)] + [bench.random.randrange(1, 4000) for _ in range(12)]
+    for n, count in enumerate(counts):
+        address = bench.random.getrandbits(48) << 16 | bench.random.randrange(60000)
+        bench.asked.clear()
+        await bench.good(n % 2, address, count)
+        assert bench.asked == reads_of(address, count, min(128 << max_read, 512)), f"{count} bytes from {address:#x}"
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.4])
+async def reads_fail_each_on_its_own(dut, stall):
+    """A range ends with the status of its own reads, whatever becomes of those before, behind and beside it."""
+    bench = ReadBench(dut)
+    await bench.start()
+    bench.fails = True
+    cocotb.start_soon(bench.answer(stall))
+    endings = [
+        CompletionStatus(n) if n in (1, 2, 4, 9) else CompletionStatus.Successful for n in (0, 1, 0, 2, 4, 0, 9, 9)
+    ]
+
+    async def reader(n):
+        for _ in range(40):
+            wanted = bench.random.choice(endings)
+            address = bench.random.getrandbits(44) << 20 | wanted.value << 16 | bench.random.randrange(60000)
+            count = bench.random.randrange(1, 1500)
+            if wanted == CompletionStatus.Successful:
+                await bench.good(n, address, count, stall)
+            else:
+                _, status = await bench.read(n, address, count, stall)
+                assert status == wanted, f"{status}, {wanted} expected"
+            await bench.cycles(bench.random.randrange(1, 4))
+
+    for task in [cocotb.start_soon(reader(n)) for n in range(2)]:
+        await task
+
+
+@cocotb.test()
+async def reads_are_over_when_their_last_completion_came(dut):
+    """Of any tag: what comes for it later is unexpected."""
+    bench = ReadBench(dut)
+    await bench.start()
+    tags = bench.component.parameters.tags
+    for n in range(2 * tags):
+        await bench.send("reader0.request", [{"address": 0x1234, "bytes": 64}])
+        (beat,) = await bench.within(50, bench.receive("request", 1))
+        tag = RequestHeader.from_bits(beat.header).tag
+        good = (n + n // tags) % 2
+        packet = bench.completion(tag, 0x1234, 16, 64, 0) if good else bench.failure(tag, 4)
+        await bench.send("completion", packet)
+        (line,) = await bench.within(50, bench.receive("reader0.line", 1))
+        assert line.status == (CompletionStatus.Successful if good else CompletionStatus.CompleterAbort)
+        sender = cocotb.start_soon(bench.send("completion", packet))
+        await FallingEdge(dut.clk)
+        assert dut.unexpected.value == 1 and dut.failed.value == 0, f"tag {tag} once more"
+        await sender
+
+
+@cocotb.test()
+async def reads_fail_after_just_that_silence(dut):
+    """`timeout` cycles without any completion, be it of no one."""
+    bench = ReadBench(dut)
+    await bench.start()
+    timeout = bench.component.parameters.timeout
+    for n in range(2):
+        await bench.send("reader0.request", [{"address": 0x1234, "bytes": 64}])
+        await bench.within(50, bench.receive("request", 1))
+        await bench.cycles(bench.random.randrange(1, 100))
+        # Two numbers further is a tag that no one uses.
+        behind = await bench.send("completion", bench.completion(n + 2, 0x1234, 16, 64, 0))
+        await bench.within(timeout + 10, _rise(dut.failed), "the failure")
+        assert bench.now() - behind == timeout, f"failed after {bench.now() - behind} cycles of silence"
+        (line,) = await bench.within(50, bench.receive("reader0.line", 1))
+        assert line.status == CompletionStatus.Timeout
+
+
+async def _rise(signal):
+    await RisingEdge(signal)
+
+
 @cocotb.test()
 async def reads_long_ranges(dut):
     """Those that would take too long are only begun."""
     bench = ReadBench(dut)
-    for size in [(1 << power) + more for power in range(12, 32) for more in (0, 1, 63)]:
+    # The last one is of a range whose first read is as long as its size's lowest bits say.
+    for size in [(1 << power) + more for power in range(12, 32) for more in (0, 1, 63, 512)]:
         await bench.start()
         bench.queues.clear()
         host = cocotb.start_soon(bench.answer())
-        address = bench.random.randrange(60000)
+        address = 512 * bench.random.randrange(100) if size & 512 else bench.random.randrange(60000)
         await bench.send("reader0.request", [{"address": address, "bytes": size}])
         lines = await bench.within(2_000, bench.receive("reader0.line", 30))
         assert not any(line.last for line in lines), f"{size} bytes"
@@ -341,3 +453,49 @@ async def guard_drops_what_a_reset_core_has_asked_for(dut, stall):
         assert [line.data for line in lines] == wanted, f"run {run}"
         dut.running.value = 0
         await bench.cycles(2)
+
+
+@cocotb.test()
+async def guard_waits_as_long_as_lines_are_under_way(dut):
+    """However long that is; then, and when none is under way, a request passes at once."""
+    bench = Bench(dut, DUTS)
+    dut.running.value = 0
+    await bench.reset()
+
+    async def passes(address):
+        """Offer a request; cycles until it is at the port."""
+        sender = cocotb.start_soon(bench.send("core.request", [{"address": address, "bytes": 64}]))
+        began = bench.now()
+        (request,) = await bench.within(50, bench.receive("port.request", 1))
+        assert request.address == address
+        await sender
+        return bench.now() - began
+
+    at_once, soon = None, 40 if bench.stalled else 5
+    for run in range(12):
+        dut.running.value = 1
+        cycles = await passes(run)
+        at_once = at_once or cycles
+        assert cycles == at_once or bench.stalled, f"run {run}: a request needs {cycles} cycles instead of {at_once}"
+        lines = bench.random.randrange(1, 5)
+        feed = [{"data": run, "last": n == lines - 1} for n in range(lines)]
+        if run % 3:
+            # The core is reset, and asks again while the lines are to come, or while their last waits.
+            dut.running.value = 0
+            await bench.cycles(2)
+            dut.running.value = 1
+            sender = cocotb.start_soon(bench.send("core.request", [{"address": 99, "bytes": 64}]))
+            await bench.cycles(bench.random.choice((1, 10, 300)))
+            assert not bench.get("port.request.valid") and not sender.done(), f"run {run}: a request passes too soon"
+            await bench.send("port.line", feed)
+            (request,) = await bench.within(soon, bench.receive("port.request", 1))
+            assert request.address == 99
+            feed = [{"data": run, "last": 1}]
+        sender = cocotb.start_soon(bench.send("port.line", feed))
+        await bench.cycles(bench.random.randrange(1, 20))
+        got = await bench.within(50, bench.receive("core.line", len(feed)))
+        assert [line.data for line in got] == [run] * len(feed)
+        await sender
+        await bench.cycles(bench.random.randrange(1, 20))
+        dut.running.value = 0
+        await bench.cycles(bench.random.randrange(2, 5))

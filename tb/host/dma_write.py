@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import cocotb
-from cocotb.triggers import ReadOnly, RisingEdge
+from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
 
 from tessera.hw.host.dma_write import DmaWrite, WriteGuard
 from tessera.hw.host.tlp import Fmt, PcieConfig, RequestHeader, TlpType
@@ -110,9 +110,10 @@ async def writes_to_any_address(dut):
 async def writes_long_ranges(dut):
     """Those that would take too long are only begun: full packets, and no end."""
     bench = WriteBench(dut)
-    for size in [(1 << power) + more for power in range(12, 32) for more in (0, 1, 63)]:
+    # Of the last ones, the lowest bits are the first packet, and what is left behind it is a power of two.
+    for size in [(1 << power) + more for power in range(12, 32) for more in (0, 1, 63, 256)]:
         await bench.start()
-        address = bench.random.getrandbits(40)
+        address = bench.random.getrandbits(32) << 8 if size & 256 else bench.random.getrandbits(40)
         await bench.send("writer.request", [{"address": address, "bytes": size}])
         bench.packets.clear()
         await bench.within(500, bench.send("writer.line", lines_of(bytes(64 * 30))))
@@ -189,6 +190,49 @@ async def cycles_of_a_range(dut):
         wanted = sum(n + 1 for n in made) + extra
         dut._log.info("4096 bytes to %#x: %d cycles, %d by the formula", address, end - start + 1, wanted)
         assert end - start + 1 == wanted
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5])
+async def writes_ranges_behind_one_another(dut, stall):
+    """Each takes its own lines, although those of the next are there already, and as many cycles as alone."""
+    bench = WriteBench(dut)
+    await bench.start(1, stall)
+    ranges = []
+    for n in range(40):
+        address = 0x10000 * n + bench.random.choice((0, 64, 192, bench.random.randrange(1, 5000)))
+        ranges.append((address, bench.random.randbytes(bench.random.randrange(65, 1500))))
+    finished = cocotb.start_soon(_count(dut.writer__done, len(ranges)))
+    cocotb.start_soon(bench.send("writer.request", [{"address": a, "bytes": len(data)} for a, data in ranges], stall))
+    cocotb.start_soon(bench.send("writer.line", [line for _, data in ranges for line in lines_of(data)], stall))
+    taken, began = [], bench.now()
+    while len(taken) < len(ranges):
+        await ReadOnly()
+        if dut.writer__request__valid.value and dut.writer__request__ready.value:
+            taken.append(bench.now())
+        assert bench.now() < began + 20_000, f"range {len(taken)} is not taken"
+        await RisingEdge(dut.clk)
+    await bench.within(500, finished, "the last range")
+    await bench.cycles(1)
+    assert bench.memory == {address + k: byte for address, data in ranges for k, byte in enumerate(data)}
+    for (address, data), began, ended in zip(ranges, taken, taken[1:]):
+        packets, at, end = [], address + -address % 64, address + len(data)
+        while at < end:
+            to = min(end, at + 256 - at % 256)
+            packets.append((to - at + 63) // 64)
+            at = to
+        wanted = sum(n + 1 for n in packets) + (3 if address % 64 else 1)
+        found = ended - began
+        assert stall or found == wanted, f"{len(data)} bytes to {address:#x}: {found} cycles, {wanted} expected"
+
+
+async def _count(signal, count):
+    """Sleep for `count` cycles in which `signal` is high."""
+    while count:
+        await RisingEdge(cocotb.top.clk)
+        await ReadOnly()
+        count -= int(signal.value)
+    await RisingEdge(cocotb.top.clk)
 
 
 @cocotb.test()
@@ -328,3 +372,98 @@ async def guard_waits_for_the_range_of_the_run_before(dut):
     assert bench.get("core.done")
     await RisingEdge(dut.clk)
     dut.port__done.value = 0
+
+
+async def start_guard(dut):
+    """The bench of a guard whose core is in reset."""
+    bench = Bench(dut, DUTS)
+    dut.running.value = dut.port__done.value = 0
+    await bench.reset()
+    return bench
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5])
+async def guard_passes_ranges_behind_one_another(dut, stall):
+    """The next request may be offered at any time; it passes when the range before is done."""
+    bench = await start_guard(dut)
+    dut.running.value = 1
+    sizes = [bench.random.choice((0, 64, 65, bench.random.randrange(1, 700))) for _ in range(30)]
+    payloads = [bench.random.randbytes(size) for size in sizes]
+    finished = cocotb.start_soon(_count(dut.core__done, len(sizes)))
+    requests = [{"address": n, "bytes": size} for n, size in enumerate(sizes)]
+    cocotb.start_soon(bench.send("core.request", requests, stall))
+    cocotb.start_soon(bench.send("core.line", [line for data in payloads for line in lines_of(data)], stall))
+    for n, data in enumerate(payloads):
+        (request,) = await bench.within(200, bench.receive("port.request", 1, stall), f"request {n}")
+        assert (request.address, request.bytes) == (n, len(data))
+        wanted = lines_of(data)
+        got = await bench.within(50 * len(wanted) + 1, bench.receive("port.line", len(wanted), stall)) if wanted else []
+        assert [(line.data, line.void) for line in got] == [(line["data"], 0) for line in wanted], f"range {n}"
+        await bench.cycles(bench.random.randrange(1, 20))
+        assert not bench.get("port.request.valid") and not bench.get("port.line.valid"), f"before the end of range {n}"
+        dut.port__done.value = 1
+        await bench.cycles(1)
+        dut.port__done.value = 0
+    await bench.within(10, finished, "the core hears of the last end")
+
+
+@cocotb.test()
+async def guard_is_closed_to_a_core_in_reset(dut):
+    bench = await start_guard(dut)
+    sender = cocotb.start_soon(bench.send("core.request", [{"address": 5, "bytes": 64}]))
+    feeder = cocotb.start_soon(bench.send("core.line", lines_of(bytes(64))))
+    await bench.cycles(20)
+    assert not sender.done() and not feeder.done()
+    assert not bench.get("port.request.valid") and not bench.get("port.line.valid")
+    dut.running.value = 1
+    (request,) = await bench.within(40, bench.receive("port.request", 1))
+    assert request.address == 5
+    (line,) = await bench.within(40, bench.receive("port.line", 1))
+    assert not line.void
+
+
+@cocotb.test()
+async def guard_hears_the_end_of_the_range_before_at_any_time(dut):
+    """In the last cycle of the reset, in the first of the next run, or about then: it is not the core's."""
+    for shift in range(-4, 5):
+        bench = await start_guard(dut)
+        dut.running.value = 1
+        await bench.send("core.request", [{"address": 1, "bytes": 640}])
+        await bench.within(40, bench.receive("port.request", 1))
+        dut.running.value = 0
+        (line,) = await bench.within(40, bench.receive("port.line", 1))
+        assert line.void
+        for cycle in range(12):
+            dut.running.value = cycle >= 5
+            dut.port__done.value = cycle == 5 + shift
+            await ReadOnly()
+            assert not bench.get("core.done"), f"done {shift} cycles from the start of the next run"
+            await RisingEdge(dut.clk)
+        sender = cocotb.start_soon(bench.send("core.request", [{"address": 2, "bytes": 64}]))
+        (request,) = await bench.within(40, bench.receive("port.request", 1), f"the next request, {shift}")
+        assert request.address == 2
+        await sender
+
+
+@cocotb.test()
+async def guard_counts_the_lines_of_long_ranges(dut):
+    bench = await start_guard(dut)
+    if bench.stalled:
+        return
+    for lines in (1, 2, 65, (1 << 16) + 30, (1 << 16) + 31):
+        await start_guard(dut)
+        dut.running.value = 1
+        dut.core__line__payload.value = bench.random.getrandbits(512)
+        dut.core__line__valid.value = dut.port__line__ready.value = 1
+        # A line passes in each cycle.
+        await bench.send("core.request", [{"address": 7, "bytes": 64 * lines - bench.random.randrange(64)}])
+        began = bench.now()
+        await bench.within(lines + 10, _fall(dut.core__line__ready), f"the end of {lines} lines")
+        assert bench.now() - began == lines
+        await bench.cycles(4)
+        assert not bench.get("port.line.valid") and not bench.get("core.line.ready")
+
+
+async def _fall(signal):
+    await FallingEdge(signal)

@@ -6,6 +6,7 @@ from hashlib import sha512
 from itertools import pairwise
 
 import cocotb
+from cocotb.queue import Queue
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.host.descriptor import RECORD_BYTES, DoneRecord
@@ -81,6 +82,16 @@ async def both_refuse_nonsense(dut):
         assert bench.state("head", "tail") == (0, 0)
 
 
+@cocotb.test()
+async def both_refuse_sizes_that_are_no_power_of_two(dut):
+    bench = RingBench(dut)
+    await bench.start()
+    for low in range(17):
+        for high in range(low + 1, 18):
+            await bench.set((1 << low) + (1 << high))
+            assert bench.state("enabled", "bad") == (0, 1), f"size {(1 << low) + (1 << high)}"
+
+
 def word(address):
     """What the host's memory holds there: 64 bytes as a number."""
     return int.from_bytes(sha512(address.to_bytes(8, "little")).digest(), "little")
@@ -95,11 +106,29 @@ class SubmissionBench(RingBench):
 
     async def host(self, stall):
         while True:
-            (request,) = await self.receive("read.request", 1, stall)
-            assert request.bytes == RECORD_BYTES
-            self.asked += 1
-            status = CompletionStatus.CompleterAbort if request.address in self.fail else CompletionStatus.Successful
-            line = {"data": word(request.address), "last": 1, "status": status}
+            await self.send("read.line", [await self._take(stall)], stall)
+
+    async def _take(self, stall):
+        """Take a read; the line that answers it."""
+        (request,) = await self.receive("read.request", 1, stall)
+        assert request.bytes == RECORD_BYTES
+        self.asked += 1
+        status = CompletionStatus.CompleterAbort if request.address in self.fail else CompletionStatus.Successful
+        return {"data": word(request.address), "last": 1, "status": status}
+
+    async def distant_host(self, latency, stall=0.0):
+        """A host that takes further reads while it answers those before, each `latency` cycles after it came."""
+        lines = Queue()
+
+        async def take():
+            while True:
+                line = await self._take(stall)
+                lines.put_nowait((self.now() + latency, line))
+
+        cocotb.start_soon(take())
+        while True:
+            due, line = await lines.get()
+            await self.cycles(max(1, due - self.now()))
             await self.send("read.line", [line], stall)
 
 
@@ -125,6 +154,107 @@ async def submission_hands_out_in_order(dut, stall, size):
     got = await bench.within(20000, collector)
     assert [int(item.as_bits()) for item in got] == [word(BASE + 64 * (n % size)) for n in range(total)]
     assert bench.refused == 0 and bench.state("head", "tail") == (total, total)
+
+
+@cocotb.test()
+@cocotb.parametrize(latency=[3, 20, 21, 60], stall=[0.0, 0.5])
+async def submission_has_many_reads_under_way(dut, latency, stall):
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.distant_host(latency, stall))
+    await bench.set(64)
+    await bench.move(64)
+    got = await bench.within(6_000, bench.receive("o", 64, stall))
+    assert [int(item.as_bits()) for item in got] == [word(BASE + 64 * n) for n in range(64)]
+    assert bench.asked == 64
+    # None is under way: as many as before may be.
+    await bench.move(128)
+    await bench.cycles(16 * (latency + 80))
+    assert bench.asked == 64 + 17, "16 in the queue and one offered"
+
+
+@cocotb.test()
+@cocotb.parametrize(latency=[3, 20, 60], stall=[0.0, 0.5])
+async def submission_set_anew_drops_the_reads_under_way(dut, latency, stall):
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.distant_host(latency, stall))
+    for n in range(24):
+        base = 0x1000 * (n + 1)
+        await bench.set(16, base)
+        offered = [int(dut.o__payload.value)] if dut.o__valid.value else []
+        await bench.move(16)
+        await bench.cycles(bench.random.randrange(1, 80))
+        if n % 3 == 0:
+            got = await bench.within(4_000, bench.receive("o", 16 + len(offered), stall))
+            wanted = offered + [word(base + 64 * k) for k in range(16)]
+            assert [int(item.as_bits()) for item in got] == wanted, f"ring {n}"
+            assert bench.state("head", "tail") == (16, 16)
+
+
+@cocotb.test()
+async def submission_counts_far(dut):
+    """More than twice a ring of 65536: each place of it, and the counts go on."""
+    bench = SubmissionBench(dut)
+    if bench.stalled:
+        return
+    await bench.start()
+    dut.read__line__payload.value = word(1)
+
+    def check_request(number):
+        request = bench.shape("read.request").from_bits(int(dut.read__request__payload.value))
+        wanted = (base + 64 * (number % size)) % (1 << 64)
+        assert dut.read__request__valid.value and request.address == wanted, f"descriptor {number} of a ring of {size}"
+
+    for size, total in ((2, 600), (64, 2112), (MAXIMUM_ENTRIES, 2 * MAXIMUM_ENTRIES + 32)):
+        base = bench.random.getrandbits(58) << 6
+        await bench.set(size, base)
+        dut.o__ready.value = 1
+        batch = min(size, 16)
+        done = tail = 0
+        while done < total:
+            if done == tail:
+                dut.read__request__ready.value = 0
+                tail += min(size, total - done)
+                await bench.move(tail)
+                await bench.cycles(4)
+                check_request(done)
+                dut.read__request__ready.value = 1
+                await bench.cycles(2 * batch + 2)
+            assert not dut.read__request__valid.value, "there is no room for more"
+            # Lines come, one in each cycle, while it asks for more; sometimes the first of these is looked at.
+            look = done + batch == tail or bench.random.random() < 0.1
+            dut.read__request__ready.value = not look
+            dut.read__line__valid.value = 1
+            await bench.cycles(batch)
+            dut.read__line__valid.value = 0
+            done += batch
+            await bench.cycles(batch + 6)
+            if done == tail:
+                assert not dut.read__request__valid.value, f"{done} descriptors, and it asks for more"
+            elif look:
+                check_request(done)
+                dut.read__request__ready.value = 1
+                await bench.cycles(2 * batch + 2)
+        await bench.cycles(20)
+        assert bench.state("head", "tail") == (total, total) and not dut.read__request__valid.value
+    assert bench.refused == 0
+
+
+@cocotb.test()
+async def submission_asks_for_no_more_than_it_is_told_of(dut):
+    bench = SubmissionBench(dut)
+    await bench.start()
+    cocotb.start_soon(bench.host(0))
+    await bench.set(1024)
+    total = 0
+    for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
+        total += step
+        await bench.move(total)
+        got = await bench.within(20 * step + 100, bench.receive("o", step))
+        assert int(got[-1].as_bits()) == word(BASE + 64 * (total - 1))
+        await bench.cycles(bench.random.randrange(40, 60))
+        assert bench.asked == total, f"{bench.asked} reads, {total} descriptors"
 
 
 @cocotb.test()
@@ -203,6 +333,10 @@ async def submission_stops_at_a_failed_read(dut, stall):
     await bench.cycles(300)
     assert [int(item.as_bits()) for item in got] == [word(BASE + 64 * n) for n in range(3)]
     assert dut.failed.value == 1 and dut.o__valid.value == 0 and bench.state("head") == (3,)
+    asked = bench.asked
+    await bench.move(11)
+    await bench.cycles(40)
+    assert bench.asked == asked, "a ring that has failed is read"
     bench.fail = set()
     await bench.set(8)
     assert dut.failed.value == 0
@@ -272,7 +406,12 @@ class CompletionBench(RingBench):
         self.msi_address = 0xFEE0_0004
         self.dut.config.value = pack(PcieConfig, {"id": ID, "bus_master": 1})
         self.dut.msi.value = pack(MsiSetup, {"enable": msi, "address": 0xFEE0_0004, "data": 99})
-        cocotb.start_soon(self._take(stall))
+        self.taker = cocotb.start_soon(self._take(stall))
+
+    def hold(self):
+        """Take no packet any more."""
+        self.taker.cancel()
+        self.dut.packet__ready.value = 0
 
     async def _take(self, stall):
         while True:
@@ -356,6 +495,69 @@ async def completion_of_any_size_at_any_place(dut):
         assert bench.refused == refused + 1 and bench.state("head", "tail") == (head, count)
         await bench.move(count)
         assert bench.state("head") == (count,) and bench.refused == refused + 1
+
+
+@cocotb.test()
+async def completion_counts_far(dut):
+    """Beyond a ring of 65536, whose every place is written; packets are looked at here and there."""
+    bench = CompletionBench(dut)
+    content = bench.random.getrandbits(DoneRecord.as_shape().size)
+    for size, total in ((2, 600), (64, 2100), (MAXIMUM_ENTRIES, MAXIMUM_ENTRIES + 500)):
+        base = bench.random.getrandbits(58) << 6
+        await bench.start(msi=False)
+        bench.hold()
+        await bench.set(size, base)
+        dut.i__payload.value, dut.i__valid.value = content, 1
+        done = head = 0
+        while done < total:
+            # One is offered, and stays until it is taken.
+            await bench.cycles(2)
+            assert dut.packet__valid.value
+            beat = bench.shape("packet").from_bits(int(dut.packet__payload.value))
+            header = RequestHeader.from_bits(beat.header)
+            address = header.dw2 << 32 | header.dw3 if header.start.fmt.value & 1 else header.dw2
+            assert address == (base + 64 * (done % size)) % (1 << 64), f"record {done} of a ring of {size}"
+            assert beat.data == content >> 32 << 32 | done and bench.state("head", "tail") == (head, done)
+            step = min(bench.random.randrange(1, 400), head + size - done)
+            dut.packet__ready.value = 1
+            await bench.cycles(2 * step - 1)
+            dut.packet__ready.value = 0
+            done += step
+            await bench.cycles(2)
+            assert bench.state("tail") == (done,)
+            if done == head + size:
+                assert dut.full.value and not dut.packet__valid.value
+                head += bench.random.randint((size + 1) // 2, size)
+                await bench.move(head)
+                assert bench.state("head") == (head,) and not dut.full.value
+        assert bench.refused == 0
+
+
+@cocotb.test()
+async def completion_finishes_a_record_of_the_old_ring(dut):
+    """Whenever the ring is set, the record that is leaving goes to the old one; the new one begins with record 0."""
+    bench = CompletionBench(dut)
+    await bench.start(msi=False)
+    await bench.set(4)
+    old = BASE
+    for n in range(12):
+        new = BASE + 0x1000 * (n + 1)
+        bench.hold()
+        bench.memory.clear()
+        await bench.send("i", records([n]))
+        await bench.cycles(bench.random.randrange(1, 4))
+        assert dut.packet__valid.value
+        await bench.set(4, new)
+        await bench.cycles(bench.random.randrange(1, 4))
+        bench.taker = cocotb.start_soon(bench._take(0.0))
+        await bench.cycles(6)
+        assert list(bench.memory) == [old] and bench.memory[old] & 0xFFFF_FFFF == 0
+        assert bench.state("head", "tail") == (0, 0), f"ring {n} counts a record of the one before"
+        await bench.send("i", records([n]))
+        await bench.cycles(6)
+        assert bench.memory[new] & 0xFFFF_FFFF == 0 and bench.state("tail") == (1,)
+        old = new
+        await bench.set(4, old)
 
 
 @cocotb.test()

@@ -166,3 +166,81 @@ async def capacity(dut):
         for _ in range(model.depth + 5):
             await model.step()
         assert not model.open
+
+
+@cocotb.test()
+async def ready_ones_leave_in_turn(dut):
+    """Whatever is complete, each of its own id, leaves by the number of its entry, onwards from the last that left."""
+    bench = Bench(dut, DUTS)
+    model = Model(bench)
+    await bench.reset()
+    depth, rng = model.depth, bench.random
+    for first in rng.sample(range(depth), depth):
+        while len(model.open) < depth:
+            ids = [id for id in range(256) if not model.order.get(id)]
+            await model.step((Op.Read, rng.choice(ids)))
+        near = {(first + away) % depth for away in (-4, -3, -2, -1, 1, 2, 3, 4) if rng.random() < 0.5}
+        complete = [first, *sorted((near | set(rng.sample(range(depth), rng.choice((2, 4, depth // 2))))) - {first})]
+        ids = {entry: model.open[entry][0] for entry in complete}
+        before = len(model.responses)
+        # The first goes to the response register at once, where it waits for the others.
+        for entry in complete:
+            await model.step(fill=entry, ready=False)
+        for _ in range(len(complete) + 2):
+            await model.step()
+        expected = [ids[entry] for entry in sorted(complete, key=lambda entry: (entry - first) % depth)]
+        left = [response.id for _, response in model.responses[before:]]
+        assert left == expected, f"after entry {first}: ids {left}, {expected} expected"
+
+
+@cocotb.test()
+async def an_old_successor_stays(dut):
+    """An entry that leaves without a successor lets nobody go that succeeded it when it was open before."""
+    bench = Bench(dut, DUTS)
+    model = Model(bench)
+    await bench.reset()
+    depth, chained = model.depth, 200
+
+    async def fill(entries):
+        for entry in entries:
+            await model.step(fill=entry)
+        for _ in range(depth + 4):
+            await model.step()
+
+    for _ in range(2):
+        entries = [await model.step((Op.Read, n % (depth // 2))) for n in range(depth)]
+        firsts, seconds = entries[: depth // 2], entries[depth // 2 :]
+        await fill(entries)
+        # Now each of the first ones is alone in its id, and all of the second ones are in one.
+        for _ in range(depth):
+            await model.step()
+            entry = bench.get("entry.payload")
+            await model.step((Op.Read, chained if entry in seconds else entry))
+        chain = list(model.order[chained])
+        assert sorted(chain) == sorted(seconds)
+        await fill([*chain[1:], *firsts])
+        assert sorted(model.open) == sorted(chain)
+        await fill(chain[:1])
+        # The next time they change places: entries are offered as they left.
+        entries = [await model.step((Op.Read, n)) for n in range(depth)]
+        await fill([*seconds, *firsts])
+        assert not model.open
+
+
+@cocotb.test()
+async def chains_end_and_begin(dut):
+    """Ids with two or so open requests each: most chains end, and their entries go to other ids."""
+    bench = Bench(dut, DUTS)
+    model = Model(bench)
+    await bench.reset()
+    full = 0
+    for _ in range(20 * model.depth):
+        waiting = model.unfilled()
+        opening = Op.Read, bench.random.randrange(model.depth // 2)
+        fill = bench.random.choice(waiting) if waiting and bench.random.random() < 0.9 else None
+        full += await model.step(opening, fill) is None
+    assert full, "never full"
+    while model.open:
+        waiting = model.unfilled()
+        await model.step(None, waiting[0] if waiting else None)
+        assert model.cycle < 30 * model.depth, f"{len(model.open)} entries never left"

@@ -206,7 +206,8 @@ async def any_window(dut):
 
 
 @cocotb.test()
-async def a_refusal_waits_for_all_answers(dut):
+@cocotb.parametrize(stall=[0.0, 0.1])
+async def a_refusal_waits_for_all_answers(dut, stall):
     """It keeps its place behind whatever its client has under way, however much that is."""
     bench = await prepared(dut)
     if bench.stalled:
@@ -215,11 +216,11 @@ async def a_refusal_waits_for_all_answers(dut):
     for client, count in [(clients[-1], 1), (clients[0], 1000), *((client, 600) for client in clients)]:
         requests = [{"window": 0, "offset": 1, "op": Op.Read, "id": 2}] * count
         requests += [{"window": 9, "offset": 5, "op": Op.Read, "id": 2}, {"window": 0, "offset": 2, "id": 2}]
-        sender = cocotb.start_soon(bench.send(f"client{client}.request", requests))
+        sender = cocotb.start_soon(bench.send(f"client{client}.request", requests, stall))
         await bench.within(3_000, bench.receive("lines.request", count))
         answers = cocotb.start_soon(bench.receive(f"client{client}.response", count + 2))
         response = {"id": client << 3 | 2, "data": 7}
-        await bench.send("lines.response", [response] * (count - 1))
+        await bench.send("lines.response", [response] * (count - 1), stall)
         await bench.cycles(20)
         assert not sender.done() and not bench.get("lines.request.valid")
         await bench.send("lines.response", [response])

@@ -216,13 +216,12 @@ class BitWindow(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         # What is used in one cycle is shifted out in the next: what comes late chooses few bits.
-        kept, kept_count, used = Signal(WINDOW_BITS), Signal.like(self.count), Signal(5)
-        m.d.comb += [self.bits.eq(kept << used), self.count.eq(kept_count - used)]
+        kept, used = Signal(WINDOW_BITS), Signal(5)
+        m.d.comb += self.bits.eq(kept << used)
         # The highest of them are at hand at once; what came in the cycle before is not among them yet.
         longest = self.ahead + DC_CATEGORY_MAX
         head = Signal(self.ahead + longest)
-        head_kept_count, head_count = Signal.like(self.count), Signal.like(self.count)
-        m.d.comb += head_count.eq(head_kept_count - used)
+        surplus = Signal(signed(len(self.count) + 1), init=-longest)
 
         room, fill, filled = Signal(init=1), Signal(), Signal.like(self.count)
         m.d.comb += [
@@ -234,39 +233,56 @@ class BitWindow(wiring.Component):
         more = self.i.payload
         m.d.comb += new.eq(Mux(fill, Cat(Mux(more.two, more.bits[:8], 0), more.bits[8:]), 0))
 
-        # What holds in the next cycle, for each number of bits that may be used. Each such number has its own choice,
-        # so that whose it is comes last.
-        numbers = range(_LONGEST + 1)
-        has_room, has_enough = Signal(len(numbers)), Signal(len(numbers))
-        m.d.comb += [
-            has_room.eq(Cat(filled <= WINDOW_BITS - 16 + n for n in reversed(numbers))),
-            has_enough.eq(Cat(head_count >= longest + n for n in reversed(numbers))),
-        ]
-        short0, short1, long = (
-            Cat(_shifted(held, number)[-self.ahead :], _shifted(has_room, number)[-1], _shifted(has_enough, number)[-1])
-            for held, number in ((head, self.short[0]), (head, self.short[1]), (kept, self.long))
-        )
-        next_used, outcome = Signal(5), Signal(self.ahead + 2)
+        # What holds in the next cycle: the highest bit if no bits are used, the lowest if 31 are. Tables of
+        # what registers hold, not comparisons with what is used, which would take a carry.
+        excess, enough, has_room = Signal(5), Signal(_LONGEST + 1), Signal(_LONGEST + 1)
+        with m.Switch(surplus[: len(excess)]):
+            for n in range(_LONGEST + 1):
+                with m.Case(n):
+                    m.d.comb += enough.eq(~0 << (_LONGEST - n))
+        with m.If(surplus[len(excess) : -1].any()):
+            m.d.comb += enough.eq(~0)
+        with m.If(surplus < 0):
+            m.d.comb += enough.eq(0)
+        # At most 64 bits are held, 16 more than leave room.
+        m.d.comb += excess.eq(Mux(filled[6], 16, Mux(filled[4:6].all(), filled[:4], 0)))
+        with m.Switch(excess):
+            for n in range(17):
+                with m.Case(n):
+                    m.d.comb += has_room.eq((1 << (_LONGEST + 1 - n)) - 1)
+
+        # Each number of bits has its own choice of all that depends on it, so that whose it is comes last.
+        def after(held, number):
+            flags = Cat(_shifted(enough, number)[-1], _shifted(has_room, number)[-1])
+            return Cat(flags, _shifted(held, number)[-self.ahead :])
+
+        outcome = Signal(data.StructLayout({"enough": 1, "room": 1, "first": self.ahead}))
         with m.If(self.use_short):
-            m.d.comb += [
-                next_used.eq(Mux(self.which, self.short[1], self.short[0])),
-                outcome.eq(Mux(self.which, short1, short0)),
-            ]
+            m.d.comb += outcome.eq(Mux(self.which, after(head, self.short[1]), after(head, self.short[0])))
         with m.Elif(self.use_long):
-            m.d.comb += [next_used.eq(self.long), outcome.eq(long)]
+            m.d.comb += outcome.eq(after(kept, self.long))
         with m.Else():
-            m.d.comb += outcome.eq(Cat(head[-self.ahead :], has_room[-1], has_enough[-1]))
-        m.d.comb += self.next_first.eq(outcome)
+            m.d.comb += outcome.eq(after(head, C(0, 1)))
+        m.d.comb += self.next_first.eq(outcome.first)
+        # Whose bits are used is known early, so this is but one gate behind them.
+        next_used, early = Signal(5), Signal(5)
+        whose = [Signal(name=f"whose{n}") for n in range(2)]
+        m.d.comb += [
+            early.eq(Mux(self.use_long & ~self.use_short, self.long, 0)),
+            *(whose[n].eq(self.use_short & (self.which == n)) for n in range(2)),
+            next_used.eq(early | (self.short[0] & whose[0].replicate(5)) | (self.short[1] & whose[1].replicate(5))),
+        ]
         m.d.sync += [
-            Cat(room, self.enough_short).eq(outcome[self.ahead :]),
-            kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
-            kept_count.eq(filled),
             used.eq(next_used),
+            kept.eq(self.bits | (Cat(C(0, WINDOW_BITS - 16), new) >> self.count)),
             head.eq((self.bits << next_used)[WINDOW_BITS - len(head) : WINDOW_BITS]),
-            head_kept_count.eq(self.count),
+            self.count.eq(filled - next_used),
+            room.eq(outcome.room),
+            surplus.eq((self.count - longest) - next_used),
+            self.enough_short.eq(outcome.enough),
             self.enough_long.eq(self.count >= _LONGEST),
         ]
         with m.If(self.clear):
-            m.d.sync += [part.eq(0) for part in (kept, kept_count, used, head, head_kept_count)]
-            m.d.sync += [self.enough_short.eq(0), self.enough_long.eq(0), room.eq(1)]
+            m.d.sync += [part.eq(0) for part in (kept, used, head, self.count, self.enough_short, self.enough_long)]
+            m.d.sync += [surplus.eq(-longest), room.eq(1)]
         return m

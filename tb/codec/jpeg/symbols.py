@@ -4,8 +4,8 @@ import cocotb
 import numpy as np
 
 from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL
-from tessera.hw.codec.jpeg.symbols import RunLength, SymbolKind
-from tessera.tb.bench import Bench, Dut
+from tessera.hw.codec.jpeg.symbols import RunLength, Symbol, SymbolKind
+from tessera.tb.bench import Bench, Dut, unpack
 
 DUTS = {"symbols": Dut(RunLength, stalls=True)}
 
@@ -162,6 +162,18 @@ async def every_difference_size(dut):
     blocks[:, 0] = dcs
     symbols = await check(bench, blocks, plain_infos(len(dcs)))
     assert {s[3] for s in symbols if s[0] == DC} == set(range(12))
+
+
+@cocotb.test()
+async def waits_for_nobody(dut):
+    """A symbol is offered though nobody asks for it."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    cocotb.start_soon(bench.send("i_info", plain_infos(1)))
+    await bench.within(500, bench.send("i", pairs(np.zeros((1, 64), int))))
+    await bench.cycles(200)
+    assert bench.get("o.valid"), "no symbol of a block that is there"
+    assert observed(unpack(Symbol, bench.get("o.payload")), (0,) * 5) == (DC, 0, 0, 0, 0)
 
 
 @cocotb.test()
