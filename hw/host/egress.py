@@ -4,7 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import Out
 
-from tessera.hw.engine import EngineSignature, SlotKind, SlotRef, Status
+from tessera.hw.engine import EngineSignature, SlotKind, Status
 from tessera.hw.host.dma_write import DmaWritePort, WriteGuard
 from tessera.hw.lib.envelope import CoreSignature, Envelope
 from tessera.hw.lib.streams import connect
@@ -35,7 +35,7 @@ class EgressCore(wiring.Component):
         m = Module()
         start, finish = self.start, self.finish
         params = EgressParams(start.payload.task.params)
-        source = Signal(SlotRef)
+        window, body = Signal(6), Signal(26)
         address, total = Signal(64), Signal(32)
         to_read, read = Signal(27), Signal(27)
         header = start.payload.source
@@ -48,8 +48,8 @@ class EgressCore(wiring.Component):
         request, response = self.memory.request, self.memory.response
         m.d.comb += [
             request.payload.op.eq(Op.Read),
-            request.payload.window.eq(source.window),
-            request.payload.offset.eq(source.body + read),
+            request.payload.window.eq(window),
+            request.payload.offset.eq(body + read),
             asked.eq(request.valid & request.ready),
             response.ready.eq(1),
             lines.w_data.eq(response.payload.data),
@@ -67,7 +67,8 @@ class EgressCore(wiring.Component):
             with m.State("AwaitStart"):
                 m.d.comb += start.ready.eq(1)
                 m.d.sync += [
-                    source.eq(start.payload.task.source),
+                    window.eq(start.payload.task.source.window),
+                    body.eq(start.payload.task.source.body),
                     address.eq(params.address),
                     total.eq(header.bytes),
                     to_read.eq(needed),
@@ -82,8 +83,6 @@ class EgressCore(wiring.Component):
                         m.next = "Finish"
                     with m.Elif(needed > start.payload.task.source.lines):
                         m.d.sync += [finish.payload.status.eq(Status.BadTask), finish.payload.where.eq(2)]
-                        m.next = "Finish"
-                    with m.Elif(header.bytes == 0):
                         m.next = "Finish"
                     with m.Else():
                         m.next = "AskHost"

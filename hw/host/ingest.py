@@ -4,7 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
-from tessera.hw.engine import EngineSignature, SlotKind, SlotRef, Status
+from tessera.hw.engine import EngineSignature, SlotKind, Status
 from tessera.hw.host.dma_read import DmaReadPort, ReadGuard
 from tessera.hw.host.tlp import CompletionStatus
 from tessera.hw.lib.envelope import CoreSignature, Envelope
@@ -38,7 +38,7 @@ class IngestCore(wiring.Component):
         m = Module()
         start, finish = self.start, self.finish
         params = IngestParams(start.payload.task.params)
-        target = Signal(SlotRef)
+        window, body = Signal(6), Signal(26)
         address, to_ask = Signal(64), Signal(32)
         total = Signal(32)
         pieces = Signal(range(_PIECES + 1))
@@ -63,8 +63,8 @@ class IngestCore(wiring.Component):
         m.d.comb += [
             self.memory.response.ready.eq(1),
             write.payload.op.eq(Op.Write),
-            write.payload.window.eq(target.window),
-            write.payload.offset.eq(target.body + written),
+            write.payload.window.eq(window),
+            write.payload.offset.eq(body + written),
             write.payload.data.eq(read.payload.data),
         ]
 
@@ -72,7 +72,8 @@ class IngestCore(wiring.Component):
             with m.State("AwaitStart"):
                 m.d.comb += start.ready.eq(1)
                 m.d.sync += [
-                    target.eq(start.payload.task.target),
+                    window.eq(start.payload.task.target.window),
+                    body.eq(start.payload.task.target.body),
                     address.eq(params.address),
                     to_ask.eq(params.bytes),
                     total.eq(params.bytes),

@@ -200,9 +200,10 @@ class Receiver(wiring.Component):
             reply.tag.eq(now.tag),
             reply.requester.eq(now.requester),
         ]
-        answer = self.answer
+        answer, word = self.answer, Signal(32)
         m.d.comb += [
             answer.payload.header.eq(reply),
+            answer.payload.data.eq(word),
             answer.payload.count.eq(now.kind == _Kind.Read),
             answer.payload.first.eq(1),
             answer.payload.last.eq(1),
@@ -210,7 +211,7 @@ class Receiver(wiring.Component):
         with m.FSM(name="answer"):
             with m.State("TakeAccess"):
                 m.d.comb += waiting.r_en.eq(1)
-                m.d.sync += [now.eq(waiting.r_data), answer.payload.data.eq(0)]
+                m.d.sync += [now.eq(waiting.r_data), word.eq(0)]
                 with m.If(waiting.r_rdy):
                     m.next = "AskRegister"
                     with m.If(data.View(_Access, waiting.r_data).kind == _Kind.Refuse):
@@ -221,7 +222,7 @@ class Receiver(wiring.Component):
                     m.next = "AwaitRegister"
             with m.State("AwaitRegister"):
                 m.d.comb += registers.response.ready.eq(1)
-                m.d.sync += answer.payload.data.eq(registers.response.payload)
+                m.d.sync += word.eq(registers.response.payload)
                 with m.If(registers.response.valid):
                     m.next = "SendAnswer"
                     with m.If(now.kind == _Kind.Write):

@@ -400,7 +400,12 @@ class Registers(wiring.Component):
                                 m.d.sync += writable[register.name]
                     with m.Default():
                         m.d.sync += response.payload.eq(0)
-                        known = Cat(asked.address[2:] == register.address >> 2 for register in REGISTERS).any()
+                        # Those of both kinds of access are cases of their own.
+                        known = Cat(
+                            asked.address[2:] == register.address >> 2
+                            for register in REGISTERS
+                            if register.access != "rw"
+                        ).any()
                         m.d.comb += unknown.eq(~known)
                 with m.If(~asked.write & (asked.address[2:] == ADDRESS["CYCLE_LOW"] >> 2)):
                     m.d.sync += cycle_high.eq(self.cycle[32:])

@@ -18,8 +18,9 @@ MAXIMUM_ENTRIES = 1 << 16
 def _setting(m, control, ring):
     """The part that both rings share: `ring.set` latches base and size and starts the counts anew."""
     size = control.size
-    power = (size & (size - 1)) == 0
-    fine = (size != 0) & (size <= MAXIMUM_ENTRIES) & power & (control.base[:6] == 0)
+    # A power of two below twice the most.
+    short = size[: MAXIMUM_ENTRIES.bit_length()]
+    fine = (size != 0) & (size[len(short) :] == 0) & ((short & (short - 1)) == 0) & (control.base[:6] == 0)
     with m.If(control.set):
         m.d.sync += [
             ring.base.eq(control.base),
@@ -124,7 +125,7 @@ class Submission(wiring.Component):
                 with m.If(read.request.ready):
                     m.next = "AwaitDoorbell"
         line = read.line.payload
-        fresh = arrive & (stale == 0) & ~control.set
+        fresh = arrive & (stale == 0)
         fine = line.status == CompletionStatus.Successful
         m.d.comb += [
             read.line.ready.eq(1),

@@ -26,6 +26,11 @@ def task(tag, address, capacity, lines=3000, window=0, body=BODY):
 class EgressBench(EngineBench):
     def __init__(self, dut):
         super().__init__(dut, DUTS)
+        self.knobs = {}
+
+    def memory_knobs(self, **knobs):
+        self.knobs = knobs
+        super().memory_knobs(**knobs)
 
     async def fill(self, count, **fields):
         self.lines[HEAD] = self.header(bytes=count, **fields)
@@ -34,7 +39,10 @@ class EgressBench(EngineBench):
     async def good(self, tag, address, count, room=0, body=BODY):
         """A task that goes well: done, host memory and the chip's memory are checked."""
         await self.fill(count)
+        # The memory refuses what lies behind the bitstream, so that no line more may be read.
+        super().memory_knobs(**{**self.knobs, "window": 0, "limit": body + (count + 63) // 64})
         done = await self.do(task(tag, address, count + room, body=body))
+        super().memory_knobs(**self.knobs)
         assert (done.status, done.where, done.bytes) == (Status.Ok, 0, count)
         self.memory[address : address + count] = self.lines[body:].reshape(-1)[:count]
         # The answer to a register's reading comes after the data.
@@ -53,6 +61,16 @@ async def copies_to_any_address(dut, knobs):
     for tag, count in enumerate(sizes + [bench.random.randrange(20000) for _ in range(4)]):
         bench.memory_knobs(latency=bench.random.randrange(40), stall=bench.random.choice((0, 0, 5, 14)))
         await bench.good(tag, bench.random.randrange(SIZE - 20000), count, bench.random.choice((0, 1000)))
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0, 8, 13])
+async def reads_no_further_ahead_than_it_has_room_for(dut, stall):
+    """A memory that is quicker than the host, for longer than the lines in between last."""
+    bench = EgressBench(dut)
+    await bench.start(stall=stall)
+    bench.memory_knobs(latency=bench.random.randrange(10))
+    await bench.good(stall, bench.random.randrange(4096), 64 * 900 + bench.random.randrange(64))
 
 
 @cocotb.test()
@@ -104,8 +122,12 @@ async def any_place_and_size(dut):
         if lines < 1 << 24:
             bench.memory_knobs(window=0, limit=BODY)
             done = await bench.do(task(power, 0x5000, count, lines=lines))
-            bench.memory_knobs()
             assert done.status == Status.Refused, power
+            await bench.fill(1 << power)
+            done = await bench.do(task(power, 0x5000, 1 << power, lines=lines - 1))
+            assert done.status == Status.Refused, power
+            bench.memory_knobs()
+            await bench.fill(count)
             if power % 8 == 5:
                 await bench.good(power, 0x5003, 1000)
                 await bench.fill(count)
