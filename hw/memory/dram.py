@@ -34,9 +34,9 @@ class DramCommand(data.Struct):
     bank: 4
     """Bank group in bits 0 and 1, bank within the group in bits 2 and 3."""
     row: 18
-    """Of :attr:`Command.Activate`."""
+    """Of :attr:`Command.Activate`; of other commands but ``Nop`` 0."""
     column: 7
-    """Of an access: line within the page."""
+    """Of an access: line within the page; of other commands but ``Nop`` 0."""
 
 
 class Place(data.Struct):

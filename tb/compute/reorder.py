@@ -27,7 +27,8 @@ async def pass_on(bench, items, count, stalls):
     started = bench.now()
     sender = cocotb.start_soon(bench.send("i", items, stalls[0]))
     received = await bench.within(60 * len(items) + 500, bench.receive("o", count, stalls[1]))
-    return groups_of(received), (await sender) - started, bench.now() - started
+    sent = await bench.within(60 * len(items) + 500, sender, f"{len(items)} items")
+    return groups_of(received), sent - started, bench.now() - started
 
 
 STALLS = [(0.0, 0.0), (0.6, 0.0), (0.0, 0.6), (0.9, 0.3), (0.3, 0.9)]
@@ -53,6 +54,16 @@ async def turn_tiles(dut, stalls):
             assert took == len(given) + 8, f"width {width}: {took} cycles for {len(given)} groups"
 
 
+def ends_of(name, plane):
+    """What goes into a ring, and what comes out, for a plane."""
+    rows = plane.reshape(-1, 8)
+    below = np.concatenate([plane, np.repeat(plane[-1:], -len(plane) % 8, axis=0)])
+    tiles = tiled(below).reshape(-1, 8)
+    if name == "ring_rows":
+        return np.where(tiled(plane).reshape(-1, 8) < 0, 7, tiles), rows
+    return rows, tiles
+
+
 @cocotb.test()
 @cocotb.parametrize(stalls=STALLS)
 async def ring_planes(dut, stalls):
@@ -64,14 +75,7 @@ async def ring_planes(dut, stalls):
     for tiles_x, height in shapes:
         bench.port("tiles").value = tiles_x
         bench.port("rows").value = height
-        plane = rng.integers(0, 4000, (height, 8 * tiles_x))
-        rows = plane.reshape(-1, 8)
-        below = np.concatenate([plane, np.repeat(plane[-1:], -height % 8, axis=0)])
-        tiles = tiled(below).reshape(-1, 8)
-        if bench.name == "ring_rows":
-            given, expected = np.where(tiled(plane).reshape(-1, 8) < 0, 7, tiles), rows
-        else:
-            given, expected = rows, tiles
+        given, expected = ends_of(bench.name, rng.integers(0, 4000, (height, 8 * tiles_x)))
         found, sent, took = await pass_on(bench, items_of(given), len(expected), stalls)
         np.testing.assert_array_equal(found, expected, err_msg=f"{tiles_x} tiles across, {height} rows")
         if stalls == (0.0, 0.0):
@@ -90,6 +94,30 @@ async def ring_latency(dut):
         bench.port("tiles").value = tiles_x
         bench.port("rows").value = 16
         needed = 8 if bench.name == "ring_rows" else 7 * tiles_x + 1
-        sent = await bench.send("i", items_of(np.zeros((needed, 8), int)))
+        sent = await bench.within(50, bench.send("i", items_of(np.zeros((needed, 8), int))))
         await bench.within(50, bench.receive("o", 1))
         assert bench.now() - sent == 2, f"{tiles_x} tiles across: {bench.now() - sent} cycles"
+
+
+@cocotb.test()
+async def ring_highest_plane(dut):
+    """65501 rows: a group is taken in each cycle, the last ones are right, and so is the next plane."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    zeros, rows = 65_472, 65_501
+    bench.port("tiles").value = 1
+    bench.port("rows").value = rows
+    bench.port("i.payload").value = 0
+    bench.port("i.valid").value = 1
+    bench.port("o.ready").value = 1
+    await bench.cycles(zeros)
+    bench.port("i.valid").value = 0
+    await bench.cycles(20)
+    bench.port("o.ready").value = 0
+    rng = np.random.default_rng(6)
+    for tiles_x, height in [(1, rows - zeros), (3, 10)]:
+        given, expected = ends_of(bench.name, rng.integers(0, 4000, (height, 8 * tiles_x)))
+        found, _, _ = await pass_on(bench, items_of(given), len(expected), (0.0, 0.0))
+        np.testing.assert_array_equal(found, expected, err_msg=f"the last {height} rows, {tiles_x} tiles across")
+        bench.port("tiles").value = 3
+        bench.port("rows").value = 10

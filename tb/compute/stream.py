@@ -27,7 +27,7 @@ async def check(bench, given, expected, stall_in, stall_out):
     sender = cocotb.start_soon(bench.send("i", given, stall_in))
     received = await bench.within(20000, bench.receive("o", len(expected), stall_out), f"{len(expected)} items")
     took = bench.now() - started
-    await sender
+    await bench.within(2000, sender)
     for n, (item, wanted) in enumerate(zip(received, expected)):
         assert item.as_bits() == wanted, f"item {n}: {wanted:#x} expected, {item.as_bits():#x} found"
     return took
@@ -57,14 +57,14 @@ async def to_rows_waits_for_its_last_row(dut):
     bench = Bench(dut, DUTS)
     await bench.reset()
     tiles, rows = tiles_and_rows(3)
-    await bench.send("i", tiles[:1])
+    await bench.within(10, bench.send("i", tiles[:1]))
     second = cocotb.start_soon(bench.send("i", tiles[1:2]))
     await bench.cycles(20)
     assert bench.port("o.valid").value, "no row is offered before one is asked for"
-    received = await bench.receive("o", 7)
+    received = await bench.within(10, bench.receive("o", 7))
     await bench.cycles(20)
     assert not second.done(), "the second tile was taken before the first one's last row"
-    received += await bench.receive("o", 1)
+    received += await bench.within(10, bench.receive("o", 1))
     await bench.cycles(1)
     assert second.done(), "the second tile was not taken with the first one's last row"
     received += await bench.within(10, bench.receive("o", 8))
@@ -85,7 +85,7 @@ async def to_tiles_waits_for_its_tile(dut):
     await bench.cycles(20)
     assert bench.port("o.valid").value, "no tile is offered before one is asked for"
     assert not eighth.done(), "the second tile was taken over the first"
-    received = await bench.receive("o", 1)
+    received = await bench.within(10, bench.receive("o", 1))
     await bench.cycles(1)
     assert eighth.done(), "the last row was not taken with the tile before"
     received += await bench.within(10, bench.receive("o", 1))

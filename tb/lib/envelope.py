@@ -16,7 +16,7 @@ from tessera.hw.models.storage import Backdoor
 from tessera.tb.bench import Dut, pack, unpack
 from tessera.tb.engine import EngineBench, Slot
 
-WATCHDOG = 300
+WATCHDOG = 382
 ENVELOPE_CYCLES = 7
 """What the docstring claims."""
 
@@ -26,6 +26,7 @@ class CopyParams(data.Struct):
 
     lines: 14
     hang: 1
+    """Ask for all lines though none has come, and do not end if ``status`` is ``Ok``."""
     read_id: 3
     write_id: 3
     status: Status
@@ -72,7 +73,7 @@ class CopyCore(wiring.Component):
                     m.next = "Copy"
             with m.State("Copy"):
                 m.d.comb += writing.eq(landing.r_rdy)
-                m.d.comb += request.valid.eq(landing.r_rdy | ((read != todo) & (under_way != 8)))
+                m.d.comb += request.valid.eq(landing.r_rdy | ((read != todo) & ((under_way != 8) | kept.hang)))
                 with m.If(writing):
                     m.d.comb += [
                         request.payload.op.eq(Op.Write),
@@ -349,7 +350,10 @@ async def abort_from_the_start(dut):
 @cocotb.test()
 async def counts_its_cycles_and_the_memorys_stalls(dut):
     """From the cycle in which the task is taken to the one in which done is offered; both stay while done waits."""
-    for stall, deaf, count in ((0, range(0), 20), (8, range(0), 20), (0, range(30, 50), 20), (15, range(60, 63), 1000)):
+    # The long one counts beyond 32768, to odd numbers: there a bit shows that flips in each cycle.
+    cases = [(0, range(0), 20), (8, range(0), 20), (15, range(60, 63), 1153)]
+    cases += [(0, range(30, end), 20) for end in (50, 51)]
+    for stall, deaf, count in cases:
         bench, _ = await prepared(dut, stall=stall)
         sender = cocotb.start_soon(bench.send("task", [task(count)]))
         began, taken, stalls = bench.now(), None, 0
@@ -468,6 +472,51 @@ async def memory_falls_silent(dut):
     dut.mute.value = 0
     assert (done.status, done.where) == (Status.Timeout, 1)
     assert bench.stalled or done.cycles == 1 + WATCHDOG + 4, done.cycles
+    await copies(bench, lines, 20, 9)
+
+
+@cocotb.test()
+async def many_reads_under_way(dut):
+    """As many as the memory bears: the header waits for all of them, and so does the next task."""
+    bench, lines = await prepared(dut)
+    for count in (1 << n for n in range(9)):
+        await bench.write_header(TARGET)
+        running = cocotb.start_soon(bench.run(task(count, 3, hang=1, status=Status.JpegBadCode)))
+        await answer(bench)
+        dut.mute.value = 1
+        await bench.cycles(count + 40)
+        left = (await bench.read_header(TARGET)).status
+        assert left == Status.Ok, f"the header says {left} while {count} reads are under way"
+        dut.mute.value = 0
+        done = await bench.within(2_000, running)
+        assert (done.status, done.tag) == (Status.JpegBadCode, 3), f"{count} reads: {done}"
+        assert (await bench.read_header(TARGET)).status == Status.JpegBadCode
+        running = cocotb.start_soon(bench.run(task(count, 3, hang=1)))
+        await answer(bench)
+        dut.mute.value = 1
+        done = await bench.within(3 * WATCHDOG, running)
+        assert (done.status, done.where) == (Status.Timeout, 1), f"{count} reads: {done}"
+        await next_waits(bench, dut.mute)
+    await copies(bench, lines, 20, 9)
+
+
+@cocotb.test()
+async def reads_answered_as_the_watchdog_ends(dut):
+    """However many are under way: the first answer may come in the watchdog's last cycle, and then the core is at
+    fault that asks no more; one cycle later it is the memory."""
+    bench, lines = await prepared(dut)
+    if bench.stalled:
+        return
+    for count in (1 << n for n in range(9)):
+        for late in range(2):
+            running = cocotb.start_soon(bench.run(task(count, 3, hang=1)))
+            await answer(bench)
+            dut.mute.value = 1
+            # From the header's answer to the last of the core's requests: the start, the skid, the requests before.
+            await bench.cycles(WATCHDOG + count + 3 + late)
+            dut.mute.value = 0
+            done = await bench.within(3 * WATCHDOG + 4 * count, running)
+            assert (done.status, done.where) == (Status.Timeout, 2 - late), f"{count} reads, {late} late: {done}"
     await copies(bench, lines, 20, 9)
 
 

@@ -11,7 +11,7 @@ from tessera.tb.bench import Bench, Dut, pack
 KINDS = (EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Compute)
 DUTS = {
     "three": Dut(lambda: Dispatch(KINDS, depth=4), watched=True),
-    "one": Dut(lambda: Dispatch(KINDS[1:2], depth=4), tests="unknown|latency|records", watched=True),
+    "one": Dut(lambda: Dispatch(KINDS[1:2], depth=4), tests="unknown|latency|records|waits|far|zero", watched=True),
 }
 
 
@@ -94,8 +94,8 @@ async def a_pipeline_of_slots(dut, stall):
 async def unknown_engines_are_answered(dut):
     bench = await prepared(dut)
     Engines(bench)
-    waiting = descriptor(EngineKind.JpegDecode, 1, [(5, 2)])
-    descriptors = [descriptor(9, 100, signal=5), waiting, descriptor(15, 101, signal=5)]
+    waiting = descriptor(EngineKind.JpegDecode, 1, [(21, 1), (42, 1)])
+    descriptors = [descriptor(9, 100, signal=21), waiting, descriptor(15, 101, signal=42)]
     cocotb.start_soon(bench.send("i", descriptors))
     records = await bench.within(2_000, bench.receive("record", 3))
     found = {record.tag: (record.status, record.where) for record in records}
@@ -119,6 +119,32 @@ async def counters_wrap_and_clear(dut):
     cocotb.start_soon(bench.send("i", [descriptor(KINDS[0], 2, [(1, 1)]), descriptor(KINDS[1], 3, [], 1)]))
     records = await bench.within(2_000, bench.receive("record", 2))
     assert [record.tag for record in records] == [3, 2]
+
+
+@cocotb.test()
+@cocotb.parametrize(how=["clear", "reset"])
+async def clearing_makes_all_zero(dut, how):
+    """Every counter, in 64 cycles."""
+    bench = await prepared(dut)
+    kind = bench.component.kinds[0]
+    bench.port("record.ready").value = 1
+    await bench.send("i", [descriptor(15, 1, signal=counter) for counter in range(1, COUNTERS)])
+    await bench.cycles(20)
+    if how == "clear":
+        dut.clear.value = 1
+        await bench.cycles(1)
+        dut.clear.value = 0
+    else:
+        await bench.reset()
+        bench.port("record.ready").value = 1
+    await bench.cycles(COUNTERS)
+    for counter in range(1, COUNTERS):
+        await bench.send("i", [descriptor(kind, 2, [(counter, 1)])])
+        await bench.cycles(10)
+        assert not bench.get("task0.valid"), f"counter {counter} is not 0"
+        await bench.send("i", [descriptor(15, 3, signal=counter)])
+        await bench.within(40, bench.receive("task0", 1), f"counter {counter}")
+        await bench.send("done0", [{"last": 1}])
 
 
 @cocotb.test()
@@ -166,6 +192,7 @@ async def records_tell_all(dut):
             (record,) = await bench.within(200, bench.receive("record", 1))
             assert {name: getattr(record, name) for name in done} == done
             assert (record.engine, record.start) == (kinds[n], start)
+            assert record.as_bits() == pack(DoneRecord, {**done, "engine": kinds[n], "start": start}), "a reserved bit"
         assert bench.get(f"activity{n}") == 0
 
 
@@ -182,21 +209,56 @@ async def records_of_unknown_engines_say_which(dut):
 
 
 @cocotb.test()
+async def records_of_unknown_engines_wait(dut):
+    """They are right however long the one before waits to be taken."""
+    bench = await prepared(dut)
+    tags = [bench.random.getrandbits(16) for _ in range(24)]
+    cocotb.start_soon(bench.send("i", [descriptor(15, tag) for tag in tags]))
+    found = []
+    for n in range(len(tags)):
+        await bench.cycles(4 + n % 5)
+        (record,) = await bench.within(200, bench.receive("record", 1))
+        found.append(record.tag)
+    assert found == tags
+
+
+@cocotb.test()
 async def waits_compare_modulo(dut):
     """A counter is 0 after reset: values up to 2**19 - 1 behind it are reached, all others are ahead."""
     values = [(0, True), *(((1 << 20) - (1 << k), k < 19) for k in range(20)), *((1 << k, False) for k in range(20))]
     values += [((1 << 19) + 1, True), ((1 << 19) - 1, False)]
+    # Each bench draws the same.
+    draw = (await prepared(dut)).random
     for value, met in values:
         for place in range(2):
             bench = await prepared(dut)
             await bench.cycles(COUNTERS)
-            counter = bench.random.randrange(1, COUNTERS)
-            lane = bench.random.randrange(len(KINDS))
-            free = [(0, bench.random.getrandbits(20))] * place
-            await bench.send("i", [descriptor(KINDS[lane], 1, [*free, (counter, value)])])
-            await bench.cycles(30)
+            counter = draw.randrange(1, COUNTERS)
+            lane = draw.randrange(len(bench.component.kinds))
+            free = [(0, draw.getrandbits(20))] * place
+            await bench.send("i", [descriptor(bench.component.kinds[lane], 1, [*free, (counter, value)])])
+            told = set()
+            for _ in range(30):
+                await bench.cycles(1)
+                told |= {bench.get(f"activity{lane}")} - {0}
             assert bench.get(f"task{lane}.valid") == met, (value, place)
-            assert bench.get(f"activity{lane}") == (0 if met else 2 << place), (value, place)
+            assert told == (set() if met else {2 << place}), (value, place)
+
+
+@cocotb.test()
+async def a_task_waits_for_its_engine(dut):
+    """The next one is not offered before the last message about the one before."""
+    bench = await prepared(dut)
+    for lane, kind in enumerate(bench.component.kinds):
+        await bench.send("i", [descriptor(kind, tag) for tag in (1, 2)])
+        await bench.within(200, bench.receive(f"task{lane}", 1))
+        await bench.cycles(30)
+        assert not bench.get(f"task{lane}.valid"), lane
+        await bench.send(f"done{lane}", [{"tag": 1, "last": 1}])
+        await bench.within(20, bench.receive("record", 1))
+        await bench.within(20, bench.receive(f"task{lane}", 1))
+        await bench.send(f"done{lane}", [{"tag": 2, "last": 1}])
+        await bench.within(20, bench.receive("record", 1))
 
 
 @cocotb.test()
@@ -225,3 +287,33 @@ async def counters_are_apart(dut):
         await work((lane + 1) % 3, counter)
         await bench.within(100, bench.receive(f"task{lane}", 1))
         await bench.send(f"done{lane}", [{"last": 1}])
+
+
+@cocotb.test()
+async def counters_count_far(dut):
+    """16390 ends are signalled: a wait for as many is met, one for one more is not."""
+    bench = await prepared(dut)
+    ends = 16_390
+    bench.port("i.payload").value = descriptor(15, 1, signal=5)
+    bench.port("i.valid").value = 1
+    bench.port("record.ready").value = 1
+
+    async def records(count):
+        for _ in range(count):
+            await RisingEdge(bench.port("record.valid"))
+
+    # When a record is offered, the descriptor of the next one was taken.
+    await bench.within(6 * ends, records(ends - 1), f"{ends - 1} records")
+    bench.port("i.valid").value = 0
+    await bench.within(10, records(1), "the last record")
+    await bench.cycles(20)
+    assert not bench.get("record.valid"), "a record of no descriptor"
+    for value, met in ((ends, True), (ends + 1, False)):
+        await bench.send("i", [descriptor(bench.component.kinds[0], 1, [(5, value)])])
+        await bench.cycles(30)
+        assert bench.get("task0.valid") == met, value
+        assert bench.get("activity0") == (0 if met else 2), value
+        if met:
+            await bench.receive("task0", 1)
+            await bench.send("done0", [{"last": 1}])
+            await bench.cycles(10)

@@ -103,6 +103,16 @@ async def bitstreams_wait_for_each_other(dut, stall_out):
 
 
 @cocotb.test()
+async def rooms_of_each_size(dut):
+    """All bits of the room are looked at: three lines fit, however large it is."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    for n in range(2, 24):
+        set_target(bench, 1 << n | 1)
+        await check(bench, bench.random.randbytes(192), 1 << n | 1, sizes=[8])
+
+
+@cocotb.test()
 async def a_long_one(dut):
     """As many chunks as cycles; all of their bytes are counted, and the last line has its place."""
     bench = Bench(dut, DUTS)

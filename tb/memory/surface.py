@@ -80,6 +80,9 @@ LARGE = [
     (ChromaFormat.C420, 1, 65535),
     (ChromaFormat.C444, 43690, 21846),
     (ChromaFormat.C422, 21845, 43691),
+    # An odd number of blocks before Cr.
+    (ChromaFormat.C420, 515, 77),
+    (ChromaFormat.C422, 600, 300),
     # Whole tiles and blocks.
     *((chroma, 1 << n, 1 << 15 - n // 2) for n in range(3, 16) for chroma in list(ChromaFormat)[1:]),
 ]

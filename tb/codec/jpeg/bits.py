@@ -98,6 +98,23 @@ async def feed_gives_each_byte_once(dut, stall, greedy):
         valid.value = 0
 
 
+@cocotb.test()
+async def feed_counts_a_mebibyte(dut):
+    bench = Bench(dut, DUTS)
+    dut.take.value = 0
+    await bench.reset()
+    bench.port("i.payload").value = pack(ByteGroup, {"data": 0, "count": 8, "last": 0})
+    bench.port("i.valid").value = 1
+    await bench.cycles(2)
+    dut.take.value = 2
+    before = 0
+    for size in (1 << n for n in range(10, 21)):
+        await bench.cycles((size - before) // 2)
+        await _settle()
+        assert bench.get("offset") == size, f"at {size}: offset {bench.get('offset')}"
+        before = size
+
+
 def coded(random, size):
     """Bytes of a segment, rich in FF, stuffing and fill; and those of a marker."""
     out = b""
@@ -147,31 +164,60 @@ async def unstuffer_equals_golden(dut, stall_in, stall_out):
         await bench.cycles(1)
 
 
+def cycles_for(data):
+    """Cycles in which an unstuffer takes `data`: of an offer of two bytes both, unless one is FF or follows it."""
+    place, after_ff, cycles = 0, False, 0
+    while place < len(data):
+        pair = data[place : min(place + 2, place // 8 * 8 + 8)]
+        place += 1 if after_ff or 0xFF in pair else len(pair)
+        after_ff = pair[0] == 0xFF
+        cycles += 1
+    return cycles
+
+
 @cocotb.test()
-@cocotb.parametrize(stall=[0.0, 0.5])
-async def window_shows_the_next_bits(dut, stall):
+async def unstuffer_takes_two_bytes_a_cycle(dut):
     bench = Bench(dut, DUTS)
-    dut.clear.value = dut.use_short.value = dut.use_long.value = 0
-    await bench.reset()
-    random = bench.random
-    items = [{"bits": random.randrange(2**16), "two": random.randrange(2)} for _ in range(400)]
+    if bench.stalled:
+        return
+    plain = bytes(range(200))
+    for data in (plain + b"\xff\xd9", plain[1:] + b"\xff\xff\xd9", b"".join(coded(bench.random, 100))):
+        dut.run.value = 0
+        await bench.reset()
+        cocotb.start_soon(bench.send("i", groups(data)))
+        await bench.cycles(4)
+        dut.run.value = bench.port("o.ready").value = 1
+        began = bench.now()
+        for _ in range(2000):
+            await bench.cycles(1)
+            if unpack(Ending, dut.ending.value.to_unsigned()).found:
+                break
+        expected, found = cycles_for(data) + 1, bench.now() - began
+        assert found == expected, f"{len(data)} bytes: {expected} cycles expected, {found} found"
+
+
+async def follow(bench, items, stall):
+    """Use the bits of `items`, any number at a time, and check all that is shown in each cycle; the counts seen."""
+    dut, random = bench.dut, bench.random
     expected = "".join(format(i["bits"], "016b")[: 16 if i["two"] else 8] for i in items)
     cocotb.start_soon(bench.send("i", items, stall))
     used, known, known_short, following, counts = 0, 0, 0, 0, set()
-    known_following, before = 0, 0
+    known_following, before, idle = 0, 0, 0
     while used < len(expected):
         await _settle()
         count = bench.get("count")
         shown = format(bench.get("bits"), f"0{WINDOW_BITS}b")
         assert shown == expected[used : used + count].ljust(WINDOW_BITS, "0"), f"bit {used}, {count} held"
+        assert bench.get("i.ready") == (count <= 48), f"bit {used}, {count} held"
         assert bench.get("enough_short") == (known_short >= 17), f"bit {used}, {known_short} known"
         assert before or bench.get("enough_long") == (known >= 31), f"bit {used}, {known} known"
         first = expected[used : used + max(known_following, 0)][:6].ljust(6, "0")
         assert format(following, "06b") == first, f"bit {used}, {known_following} known"
         counts.add(count)
         # Now and then nothing is used until it is full.
-        filling = used % 1000 < 60 and count <= 48 and used + 64 < len(expected)
-        use = 0 if filling else min(random.choice([0, 1, 5, 9, 17, 27, 31] if before == 0 else [0, 1, 5, 17]), count)
+        idle = idle - 1 if idle else 8 * (random.random() < 0.03)
+        most = 31 if before == 0 else 17
+        use = 0 if idle else min(random.choice([0, 1, 5, most, random.randint(0, most)]), count)
         # One of the two, or none; what is not used is anything.
         choices = ["none"] * (use == 0) + ["short"] * (use <= 17) + ["long"] * (before == 0)
         which = random.choice(choices)
@@ -180,7 +226,8 @@ async def window_shows_the_next_bits(dut, stall):
         dut.which.value = chosen = random.randrange(2)
         dut.short.value = use << 5 * chosen | other << 5 * (1 - chosen)
         dut.long.value = other if which == "short" else use
-        dut.use_short.value, dut.use_long.value = int(which == "short"), int(which == "long")
+        dut.use_short.value = int(which == "short")
+        dut.use_long.value = int(which == "long" or (which == "short" and random.random() < 0.3))
         used += use
         known, known_short = count - use, known - use
         known_following = known if which == "long" else known_short
@@ -188,12 +235,31 @@ async def window_shows_the_next_bits(dut, stall):
         following = bench.get("next_first")
         await RisingEdge(dut.clk)
     dut.use_short.value = dut.use_long.value = 0
-    assert max(counts) > 56 and 0 in counts
-    cocotb.start_soon(bench.send("i", items[:9]))
-    await bench.cycles(8)
-    assert bench.get("count") > 48
-    dut.clear.value = 1
-    await bench.cycles(8)
-    dut.clear.value = 0
-    await bench.cycles(1)
-    assert bench.get("count") == 0 and bench.get("bits") == 0
+    return counts
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5])
+async def window_shows_the_next_bits(dut, stall):
+    bench = Bench(dut, DUTS)
+    dut.clear.value = dut.use_short.value = dut.use_long.value = 0
+    await bench.reset()
+    random = bench.random
+    for number, size in enumerate((400, 40, 40, 40)):
+        items = [{"bits": random.randrange(2**16), "two": random.randrange(2)} for _ in range(size)]
+        counts = await follow(bench, items, stall)
+        assert number or (0 in counts and max(counts) > 56)
+        # Full, and then cleared while bits are used: at last more than are held.
+        cocotb.start_soon(bench.send("i", items[:12]))
+        await bench.cycles(8)
+        assert bench.get("count") > 48
+        dut.which.value, dut.short.value = 0, 17
+        dut.use_short.value = 1
+        await bench.cycles(2 * number + 1)
+        dut.clear.value = 1
+        await bench.cycles(12)
+        dut.use_short.value = 0
+        await bench.cycles(1)
+        dut.clear.value = 0
+        await bench.cycles(1)
+        assert bench.get("count") == 0 and bench.get("bits") == 0

@@ -132,7 +132,9 @@ def lines_of(data, limits):
     return SurfaceLayout(reader.format, reader.width, reader.height).lines if reader.components else 0
 
 
-async def decode_one(bench, name, data, tag=1, target=TARGET, limits=(65535, 65535), timeout=400_000):
+async def decode_one(
+    bench, name, data, tag=1, target=TARGET, limits=(65535, 65535), timeout=400_000, source=SOURCE
+):
     """One file through the silicon, compared with the golden; its done message."""
     try:
         golden, error = decode(data, *limits), None
@@ -143,8 +145,8 @@ async def decode_one(bench, name, data, tag=1, target=TARGET, limits=(65535, 655
     lines = lines_of(data, limits)
     if lines > target.lines:
         expected = Status.TargetTooSmall, lines
-    await bench.write_bitstream(SOURCE, data, timestamp=tag * 1000)
-    task = {"tag": tag, "source": SOURCE.fields(), "target": target.fields()}
+    await bench.write_bitstream(source, data, timestamp=tag * 1000)
+    task = {"tag": tag, "source": source.fields(), "target": target.fields()}
     done = await bench.run(task, timeout=timeout)
     assert done.tag == tag and done.last, name
     found = Status(done.status), done.where
@@ -266,6 +268,20 @@ async def targets_too_small_and_refused(dut):
     bench.set_memory()
     again = await decode_one(bench, "good file after refusals", good)
     assert again.cycles == cold.cycles
+
+
+@cocotb.test()
+async def targets_and_files_anywhere(dut):
+    """In each window, at lines of all bits that the memory has; and targets with room of all bits."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    data = encode(picture(np.random.default_rng(8), 9, 9, ChromaFormat.Gray), 60)
+    for n in range(14):
+        source = Slot(n % 8, body=1 << n)
+        target = Slot((n + 3) % 8, body=512 * ((31, 1, 2, 4, 8, 16, 21)[n % 7]))
+        await decode_one(bench, f"{source} to {target}", data, source=source, target=target)
+    for n in range(24):
+        await decode_one(bench, f"room of {1 << n} lines", data, target=Slot(2, lines=1 << n))
 
 
 @cocotb.test()

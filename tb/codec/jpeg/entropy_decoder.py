@@ -43,9 +43,10 @@ class Coder:
         """A random block, and its tokens."""
         dcs, acs = ([n for n in self.tables if n >> 2 == ac] for ac in (0, 1))
         td, ta = int(self.random.choice(dcs)), int(self.random.choice(acs)) & 3
-        place = {"plane": int(self.random.integers(3)), "x": len(self.blocks) & 0xFFF, "y": 5}
-        tq = int(self.random.integers(4))
-        self.blocks.append({"place": place, "inside": 1, "td": td, "ta": ta, "tq": tq, **flags})
+        x, y = (int(n) for n in self.random.integers(1 << 13, size=2))
+        place = {"plane": int(self.random.integers(3)), "x": x, "y": y}
+        inside, tq = int(self.random.integers(2)), int(self.random.integers(4))
+        self.blocks.append({"place": place, "inside": inside, "td": td, "ta": ta, "tq": tq, **flags})
         size = int(self.random.choice([s for s in self.codes[td] if s <= 11]))
         difference = self.value_of(size) if size else 0
         self.put(td, size, difference)
@@ -63,7 +64,8 @@ class Coder:
             k += symbol >> 4
             tokens.append((k, value))
             k = 64 if symbol == 0 else k + 1
-        self.tokens += [(place["x"], plane, tq, k, value, n == len(tokens) - 1) for n, (k, value) in enumerate(tokens)]
+        last = len(tokens) - 1
+        self.tokens += [(x, y, plane, inside, tq, k, value, n == last) for n, (k, value) in enumerate(tokens)]
 
     def groups(self, random, pairs):
         """The bits as the unstuffer gives them, two bytes at a time or one; the last byte filled up with ones."""
@@ -78,6 +80,10 @@ class Coder:
 async def load(bench, tables):
     for number, table in tables.items():
         await bench.within(3000, bench.send("load", loads(number, table)))
+
+
+def fields(tokens):
+    return [(t.place.x, t.place.y, t.place.plane, t.inside, t.tq, t.k, t.value, bool(t.last)) for t in tokens]
 
 
 async def segment(bench, coder, stall_in, stall_out, tokens=None, scan=1, pairs=0.8):
@@ -98,13 +104,12 @@ async def segment(bench, coder, stall_in, stall_out, tokens=None, scan=1, pairs=
     feeding = cocotb.start_soon(feed())
     count = len(coder.tokens) if tokens is None else tokens
     got = await bench.within(60_000, bench.receive("o", count, stall_out))
-    found = [(t.place.x, t.place.plane, t.tq, t.k, t.value, bool(t.last)) for t in got]
-    return found, blocks, feeding
+    return fields(got), blocks, feeding
 
 
 def compare(found, expected):
     for n, (a, b) in enumerate(zip(found, expected)):
-        assert a == b, f"token {n}: (block, plane, tq, k, value, last) {b} expected, {a} found"
+        assert a == b, f"token {n}: (x, y, plane, inside, tq, k, value, last) {b} expected, {a} found"
 
 
 @cocotb.test()
@@ -133,7 +138,7 @@ async def decodes_random_blocks(dut, stall_in, stall_out):
     assert bench.get("mcu") == 14
 
 
-# Symbols of at most 12 bits, so that bits are never lacking; some have codes of 9 bits.
+# Symbols of at most 12 bits, so that bits are never lacking; some have codes of 9 bits, long ones in each build.
 NARROW = {
     0: ((0, 3) + (0,) * 14, (0, 1, 2)),
     4: ((0, 2, 1, 1, 0, 0, 0, 0, 3) + (0,) * 7, (0x00, 0x01, 0x11, 0x02, 0x31, 0x12, 0xF0)),
@@ -143,7 +148,7 @@ NARROW = {
 @cocotb.test()
 async def one_symbol_per_cycle(dut):
     bench = Bench(dut, DUTS)
-    if bench.stalled or bench.name != "short6":
+    if bench.stalled:
         return
     await bench.reset()
     await load(bench, NARROW)
@@ -156,6 +161,7 @@ async def one_symbol_per_cycle(dut):
         running = cocotb.start_soon(segment(bench, coder, 0.0, 0.0, pairs=1.0))
         await bench.cycles(3)
         while not dut.done.value:
+            assert bench.now() - began < 2 * coder.cycles, f"not done within {2 * coder.cycles} cycles"
             await RisingEdge(dut.clk)
         overheads.add(bench.now() - began - coder.cycles)
         found, *_ = await running
@@ -186,32 +192,46 @@ async def says_what_is_wrong(dut):
     await bench.reset()
     one = [0, 1, *[0] * 14]
     deep = [1, 1, *[0] * 14]
-    # (DC symbols, AC symbols, what follows three good blocks, the error)
-    cases = [
-        (one, [12], "00", EntropyError.BadCoefficient),
-        (one, [0x11], "00", EntropyError.BadCoefficient),
+    ladder = [1] * 16
+    # (BITS, AC symbols or what is no DC symbol, what follows good blocks, the error)
+    padded = [
+        (one, [12], "10", EntropyError.BadCoefficient),
+        (one, [0x11], "10", EntropyError.BadCoefficient),
         (deep, [0, 0x0B], "00" + "10", EntropyError.BadCoefficient),
         (deep, [0, 0x50], "00" + "10", EntropyError.BadCoefficient),
         (deep, [0, 0xF1], "00" + "101" * 4, EntropyError.BadCoefficient),
         (deep, [0, 0xF0], "00" + "10" * 4, EntropyError.BadCoefficient),
         (deep, [0, 0xF1], "00" + "11" + "1" * 20, EntropyError.BadCode),
+    ]
+    # The segment's last byte is exactly full, so that not a bit is there by chance.
+    exact = [
         (deep, [0, 0xF1], "00" + "11" + "1" * 4, EntropyError.Ended),
         (deep, [0, 0xF1], "00" + "101" * 2, EntropyError.Ended),
         (deep, [0, 0xF1], "", EntropyError.Ended),
     ]
-    for bits, symbols, tail, error in cases:
+    # What is wrong is told from a code that is there as a whole, whatever became of its magnitude.
+    whole_codes = [
+        (one, [12], "10", EntropyError.BadCoefficient),
+        (one, [0x11], "10", EntropyError.BadCoefficient),
+        (deep, [0, 0xF1], "00" + "101" * 3 + "10", EntropyError.BadCoefficient),
+        (deep, [0, 0xF0], "00" + "10" * 4, EntropyError.BadCoefficient),
+        (deep, [0, 0xF1], "00" + "1" * 16, EntropyError.BadCode),
+        *((ladder, [0, *[0x0B] * 15], "00" + "1" * (n - 1) + "0", EntropyError.BadCoefficient) for n in range(3, 17)),
+    ]
+    exact += whole_codes
+    exact += [(bits, symbols, tail[:-1], EntropyError.Ended) for bits, symbols, tail, _ in whole_codes]
+    for number, (bits, symbols, tail, error) in enumerate(padded + exact):
         ac = (bits, symbols)
         if symbols[0] in (12, 0x11):
             tables = {0: (deep, [0, symbols[0]]), 4: (one, [0])}
-            good, tail = "0" + "00", "10"
+            good = "0" + "00"
         else:
             tables = {0: (one, [0]), 4: ac}
             good = "00" + "0"
         await load(bench, tables)
         coder = Coder({n: (t[0], t[1]) for n, t in tables.items()}, 1)
         whole = good * 3 + tail
-        if error is EntropyError.Ended:
-            # The segment's last byte is exactly full, so that not a bit is there by chance.
+        if number >= len(padded):
             whole = good * (3 + 8 * 3) + tail
             while len(whole) % 8:
                 whole = good + whole
@@ -221,3 +241,174 @@ async def says_what_is_wrong(dut):
             flags = {"inside": 1, "mcu_last": 1, "segment_last": n == blocks}
             coder.blocks.append({"place": {}, "td": 0, "ta": 0, "tq": 0, **flags})
         await fails(bench, coder, error, blocks)
+
+
+def junk(bench, count):
+    return [{"bits": bench.random.randrange(2**16), "two": bench.random.randrange(2)} for _ in range(count)]
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.4])
+async def segments_follow_each_other(dut, stall):
+    """Blocks are offered all the time, and bits between the segments too; `ended` falls the cycle after `begin`."""
+    bench = Bench(dut, DUTS)
+    dut.begin.value = dut.ended.value = 0
+    await bench.reset()
+    await load(bench, STANDARD)
+    coders = [Coder(STANDARD, 100 + n) for n in range(9)]
+    for n, coder in enumerate(coders):
+        for left in reversed(range(n % 4 + 1)):
+            coder.block(mcu_last=1, segment_last=left == 0)
+    blocks = [block for coder in coders for block in coder.blocks]
+    count = sum(len(coder.tokens) for coder in coders)
+    receiving = cocotb.start_soon(bench.receive("o", count, stall))
+    cocotb.start_soon(bench.send("block", blocks, stall))
+    mcu = 0
+    for number, coder in enumerate(coders):
+        await bench.within(1000, bench.send("i", junk(bench, 12)), "bits between segments")
+        dut.begin.value, dut.begin_scan.value = 1, number % 4 == 0
+        if not bench.stalled:
+            cocotb.start_soon(bench.send("i", junk(bench, 1)))
+        await bench.cycles(1)
+        dut.begin.value = dut.ended.value = 0
+        await bench.within(20_000, bench.send("i", coder.groups(bench.random, 0.8), stall), f"bits of segment {number}")
+        dut.ended.value = 1
+        for _ in range(3000):
+            await bench.cycles(1)
+            if dut.done.value or dut.failed.value:
+                break
+        mcu = (mcu if number % 4 else 0) + len(coder.blocks)
+        assert (dut.done.value, dut.failed.value, bench.get("mcu")) == (1, 0, mcu), f"segment {number}"
+        assert not bench.port("block.ready").value, f"a block is taken after the last one of segment {number}"
+    got = await bench.within(20_000, receiving, "the tokens")
+    compare(fields(got), [token for coder in coders for token in coder.tokens])
+
+
+@cocotb.test()
+async def begins_again_after_a_failure(dut):
+    """Nothing of the segment that failed is left: no block taken ahead, no bits, no predictors."""
+    bench = Bench(dut, DUTS)
+    dut.begin.value = dut.ended.value = 0
+    await bench.reset()
+    await load(bench, STANDARD)
+    mcu = 0
+    for case in range(8):
+        bad = Coder(STANDARD, 200 + case)
+        good_blocks = case % 3
+        for _ in range(good_blocks):
+            bad.block(mcu_last=1, segment_last=0)
+        good_tokens = list(bad.tokens)
+        # No code is all ones: in place of a block's DC symbol, or of its AC ones. Behind it, bits of a good block.
+        if case % 4 < 2:
+            bad.put(0, 0)
+        bad.bits += "1" * 16
+        bad.block(mcu_last=1, segment_last=0)
+        bad.blocks[-1] |= {"td": 0, "ta": 0}
+        bad.block(mcu_last=1, segment_last=case % 2)
+        _, blocks, feeding = await segment(bench, bad, 0.0, 0.0, tokens=0, scan=0)
+        receiving = cocotb.start_soon(bench.receive("o", None, until=lambda token: got.append(token)))
+        got = []
+        for _ in range(3000):
+            await bench.cycles(1)
+            if dut.failed.value and dut.empty.value:
+                break
+        mcu += good_blocks
+        for task in (blocks, feeding):
+            await bench.within(1000, task, "what is offered after the failure")
+        await bench.within(1000, bench.send("i", junk(bench, 20)), "bits after the failure")
+        found = dut.failed.value, dut.done.value, EntropyError(bench.get("error")), bench.get("mcu")
+        assert found == (1, 0, EntropyError.BadCode, mcu), f"case {case}: {found}"
+        assert fields(got)[: len(good_tokens)] == good_tokens, f"case {case}: tokens before the block that failed"
+        receiving.cancel()
+        bench.port("o.ready").value = 0
+        good = Coder(STANDARD, 300 + case)
+        for n in range(3):
+            good.block(mcu_last=1, segment_last=n == 2)
+        found, *_ = await segment(bench, good, 0.0, 0.0, scan=0)
+        compare(found, good.tokens)
+        await bench.cycles(4)
+        mcu += 3
+        assert (dut.done.value, dut.failed.value, bench.get("mcu")) == (1, 0, mcu), f"after case {case}"
+
+
+@cocotb.test()
+async def waits_while_tokens_wait(dut):
+    """With 24 of them waiting no symbol is decoded any more; it is empty when the last one was taken."""
+    bench = Bench(dut, DUTS)
+    dut.begin.value = dut.ended.value = 0
+    await bench.reset()
+    await load(bench, NARROW)
+    for ready_after in (300,) if bench.stalled else (300, 40, 41, 42, 43):
+        coder = Coder(NARROW, ready_after)
+        mcus = 300 if ready_after == 300 else 40
+        for n in range(mcus):
+            coder.blocks.append({"place": {"x": n}, "mcu_last": 1, "segment_last": n == mcus - 1})
+            coder.put(0, 0)
+            coder.put(4, 0)
+            coder.tokens += [(n, 0, 0, 0, 0, 0, 0, False), (n, 0, 0, 0, 0, 1, 0, True)]
+        await segment(bench, coder, 0.0, 0.0, tokens=0)
+        await bench.cycles(ready_after)
+        assert not dut.empty.value
+        if ready_after == 300:
+            # Four symbols and one more were on their way when it was seen.
+            assert bench.get("mcu") == 14
+        got = []
+        for _ in range(2000):
+            (token,) = await bench.within(100, bench.receive("o", 1))
+            got.append(token)
+            left = len(coder.tokens) - len(got)
+            assert not (dut.empty.value and dut.done.value and left), f"empty, but {left} tokens have not come"
+            if not left:
+                break
+        compare(fields(got), coder.tokens)
+        await bench.cycles(1)
+        assert (dut.empty.value, dut.done.value, bench.get("mcu")) == (1, 1, mcus)
+
+
+@cocotb.test()
+async def waits_until_tables_are_written(dut):
+    """A segment begins right behind the table that it needs, of whose entries the last one is written last."""
+    bench = Bench(dut, DUTS)
+    dut.begin.value = dut.ended.value = 0
+    await bench.reset()
+    single = 1, *[0] * 15
+    for size in (7, 10, 8, 9):
+        tables = {4: (single, (0,)), 0: (single, (size,))}
+        await load(bench, tables)
+        coder = Coder(tables, size)
+        coder.put(0, size, (1 << size) - 1)
+        coder.put(4, 0)
+        coder.blocks.append({"place": {}, "mcu_last": 1, "segment_last": 1})
+        coder.tokens = [(0, 0, 0, 0, 0, 0, (1 << size) - 1, False), (0, 0, 0, 0, 0, 1, 0, True)]
+        found, *_ = await segment(bench, coder, 0.0, 0.0)
+        compare(found, coder.tokens)
+
+
+@cocotb.test()
+async def blocks_end_with_each_run(dut):
+    """At the block's last coefficient it needs no EOB; one before it does."""
+    bench = Bench(dut, DUTS)
+    dut.begin.value = dut.ended.value = 0
+    await bench.reset()
+    await load(bench, STANDARD)
+    coder = Coder(STANDARD, 1)
+    for run in range(16):
+        for missing in (0, 1):
+            x = len(coder.blocks)
+            coder.blocks.append({"place": {"x": x}, "mcu_last": 1, "segment_last": x == 31})
+            coder.put(0, 0)
+            tokens, k = [(0, 0)], 1
+            while k < 63 - missing - run:
+                step = min(16, 63 - missing - run - k)
+                coder.put(4, (step - 1) << 4 | 1, 1)
+                tokens.append((k + step - 1, 1))
+                k += step
+            coder.put(4, run << 4 | 1, -1)
+            tokens.append((k + run, -1))
+            if missing:
+                coder.put(4, 0)
+                tokens.append((63, 0))
+            last = len(tokens) - 1
+            coder.tokens += [(x, 0, 0, 0, 0, k, value, n == last) for n, (k, value) in enumerate(tokens)]
+    found, *_ = await segment(bench, coder, 0.0, 0.0)
+    compare(found, coder.tokens)

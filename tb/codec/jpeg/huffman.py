@@ -15,8 +15,16 @@ DUTS = {f"short{n}": Dut(lambda n=n: HuffmanTables(n)) for n in (5, 6, 8)}
 STANDARD = {0: HUFF_DC_LUMA, 1: HUFF_DC_CHROMA, 4: HUFF_AC_LUMA, 5: HUFF_AC_CHROMA}
 EMPTY = (0,) * 16, ()
 DEEP = (1,) * 16, (*range(0x11, 0x18), 0, 0xF0, 0x0B, 0x5A, 0x1B, 0x50, 0x0A, 0xFA, 0x01)
-FULL = (0, 0, 0, 0, 0, 0, 0, 255, 1) + (0,) * 7, tuple(range(256))
+# So mixed that a wrong index of one bit gives another symbol, most often one that has a meaning.
+MIXED = tuple((0x11 + 37 * n) % 256 for n in reversed(range(256)))
+FULL = (0, 0, 0, 0, 0, 0, 0, 255, 1) + (0,) * 7, MIXED
 LONGEST = (0,) * 14 + (1, 255), tuple(range(255, -1, -1))
+LARGE = (*(0,) * 6, 3, 0, 85, 0, 107, 0, 51, 0, 1, 0), MIXED[-247:]
+HALVES = (*(0,) * 8, 128, 0, 127, 0, 1, 0, 0, 0), MIXED
+SHORT5, SHORT6, SHORT = (
+    ((*bits, *(0,) * (16 - len(bits))), MIXED[-sum(bits) :])
+    for bits in ((0, 0, 0, 0, 31), (0, 0, 0, 0, 0, 63), (0, 0, 0, 0, 21, 20))
+)
 
 
 def loads(number, table):
@@ -95,9 +103,12 @@ async def tables_replace_each_other(dut, stall):
     await bench.reset()
     random = np.random.default_rng(3)
     tables = {}
-    extremes = [(n, t) for n in (2, 6) for t in (FULL, DEEP, EMPTY, LONGEST, DEEP)]
-    for n in range(24):
-        number, table = extremes.pop(0) if extremes else (n % 8, random_table(random, n % 8 >= 4))
+    extremes = [(n, t) for n in (2, 6) for t in (FULL, DEEP, EMPTY, LONGEST, DEEP, SHORT5, SHORT6, SHORT)]
+    extremes += [(6, LARGE), (7, HALVES)]
+    for n in range(32):
+        # In an order in which tables of one Th follow each other, AC after DC and DC after AC.
+        number = 3 * n % 8
+        number, table = extremes.pop(0) if extremes else (number, random_table(random, number >= 4))
         tables[number] = table
         await bench.within(8000, bench.send("load", loads(number, table), stall))
         await bench.cycles(1)
@@ -137,20 +148,40 @@ async def too_many_codes_are_bad(dut):
 
 
 @cocotb.test()
+async def counts_are_summed(dut):
+    """Also where there are more than 256 codes, or too many of a length."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    for bits in ([255] * 16, [0] * 10 + [255] * 6, [bench.random.randrange(256) for _ in range(16)], [0] * 16):
+        await bench.send("load", [{"kind": LoadKind.Table, "byte": 4}])
+        for length, count in enumerate(bits, 1):
+            await bench.within(50, bench.send("load", [{"kind": LoadKind.Count, "byte": count}]))
+            await bench.cycles(2)
+            found = bench.get("codes")
+            assert found == sum(bits[:length]), f"{bits[:length]}: {sum(bits[:length])} codes expected, {found} found"
+
+
+@cocotb.test()
 async def loading_takes_so_many_cycles(dut):
     bench = Bench(dut, DUTS)
     await bench.reset()
     short_bits = bench.component.short_bits
-    for table in (HUFF_AC_LUMA, HUFF_DC_LUMA, HUFF_AC_CHROMA, HUFF_DC_CHROMA):
+    tables = {"AC luma": HUFF_AC_LUMA, "DC luma": HUFF_DC_LUMA, "AC chroma": HUFF_AC_CHROMA}
+    tables |= {"DC chroma": HUFF_DC_CHROMA, "large": LARGE, "halves": HALVES, "short": SHORT, "full": FULL}
+    for name, table in tables.items():
         bits, _ = table
+        longest = max(length for length, n in enumerate(bits, 1) if n)
         await bench.cycles(16)
         began = bench.now()
         ended = await bench.send("load", loads(4, table))
+        after = await bench.within(1000, bench.send("load", [{"kind": LoadKind.Table, "byte": 5}]))
         # The entries of a length's last code are written while the next length is looked for.
         cycles, free = 1 + 2 * 16, 0
         for length, count in enumerate(bits, 1):
-            cycles += length <= max(length for length, n in enumerate(bits, 1) if n)
+            cycles += length <= longest
             for _ in range(count):
                 cycles = max(cycles, free) + 1
                 free = cycles - 1 + (1 << max(short_bits - length, 0))
-        assert ended - began == cycles, f"{table}: {cycles} cycles expected, {ended - began} found"
+        assert ended - began == cycles, f"{name}: {cycles} cycles expected, {ended - began} found"
+        walk = max(1 + 16 - longest, 1 << max(short_bits - longest, 0))
+        assert after - ended == walk, f"{name}: the next table {walk} cycles later expected, {after - ended} found"

@@ -179,7 +179,8 @@ async def goes_on_after_a_scan(dut):
         _, found, _ = await until_scan(bench, 0.0)
         assert found is not None
         await bench.cycles(20)
-        await bench.send("resume", [{"found": 1, "file": at_end, "code": code, "where": where}])
+        resume = {"found": 1, "file": at_end, "code": code, "where": where}
+        await bench.within(100, bench.send("resume", [resume]), "what follows a scan")
         (verdict,) = await bench.within(500, bench.receive("verdict", 1))
         assert (Status(verdict.status), verdict.where) == expected, f"marker {code:#x}, then {tail}"
         feeding.cancel()
@@ -210,6 +211,7 @@ async def headers_take_so_many_cycles(dut):
     began = bench.now()
     bench.port("quantizers.ready").value = 1
     while not bench.port("scan.valid").value:
+        assert bench.now() - began < 2000, "no scan within 2000 cycles"
         await bench.cycles(1)
     taken = bench.now() - began
     assert taken == 1033
@@ -398,7 +400,8 @@ async def scans_of_some_components(dut):
             assert [found.components[n].plane for n in range(found.count)] == list(scan), f"{scans}, scan {number}"
             done |= set(scan)
             code = Marker.SOS if number + 1 < len(scans) else Marker.EOI
-            await bench.send("resume", [{"found": 1, "file": 0, "code": code, "where": where ^ number}])
+            resume = {"found": 1, "file": 0, "code": code, "where": where ^ number}
+            await bench.within(100, bench.send("resume", [resume]), f"what follows scan {number}")
         expected = status or (Status.Ok if len(done) == 3 else Status.JpegMissingComponent)
         (verdict,) = await bench.within(500, bench.receive("verdict", 1))
         place = 0 if expected == Status.Ok else where ^ (number - (status is not None))
