@@ -146,7 +146,6 @@ class Dispatch(wiring.Component):
         m.d.comb += ended.eq(Cat(*(done.valid for done in dones), unknown_valid))
         lane = Signal(range(lanes + 1))
         over = Signal(range(lanes + 1))
-        done = Signal(Done)
         record = self.record.payload
         with m.If(self.clear):
             m.d.sync += lane.eq(0)
@@ -183,11 +182,11 @@ class Dispatch(wiring.Component):
                     m.next = "CheckFirst"
             with m.State("CheckFirst"):
                 m.d.comb += [read.addr.eq(wanted[1][checked].counter), read.en.eq(1)]
-                for n in range(lanes):
-                    with m.If(checked == n):
-                        m.d.sync += blocked[n].eq(~met(0))
                 m.next = "CheckSecond"
                 with m.If(~met(0)):
+                    for n in range(lanes):
+                        with m.If(checked == n):
+                            m.d.sync += blocked[n].eq(1)
                     m.next = "Look"
             with m.State("CheckSecond"):
                 for n in range(lanes):
@@ -199,15 +198,16 @@ class Dispatch(wiring.Component):
                     for n in range(lanes):
                         with m.Case(n):
                             m.d.comb += dones[n].ready.eq(1)
-                            m.d.sync += [done.eq(dones[n].payload), record.engine.eq(self.kinds[n])]
+                            m.d.sync += [getattr(record, name).eq(getattr(dones[n].payload, name)) for name in _COPIED]
+                            m.d.sync += record.engine.eq(self.kinds[n])
                             with m.If(dones[n].payload.last):
                                 m.d.sync += running[n].eq(0)
                     with m.Default():
+                        m.d.sync += [getattr(record, name).eq(0) for name in _COPIED]
                         m.d.sync += [
-                            done.eq(0),
-                            done.tag.eq(unknown.tag),
-                            done.status.eq(Status.BadTask),
-                            done.last.eq(1),
+                            record.tag.eq(unknown.tag),
+                            record.status.eq(Status.BadTask),
+                            record.last.eq(1),
                             signals[lanes].eq(unknown.signal),
                             starts[lanes].eq(self.cycle),
                             record.engine.eq(unknown.engine),
@@ -221,9 +221,8 @@ class Dispatch(wiring.Component):
                 m.d.comb += [
                     write.addr.eq(signals[over]),
                     write.data.eq(read.data + 1),
-                    write.en.eq((signals[over] != 0) & done.last),
+                    write.en.eq((signals[over] != 0) & record.last),
                 ]
-                m.d.sync += [getattr(record, name).eq(getattr(done, name)) for name in _COPIED]
                 m.d.sync += record.start.eq(starts[over])
                 m.next = "SayRecord"
             with m.State("SayRecord"):

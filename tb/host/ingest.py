@@ -6,7 +6,7 @@ import cocotb
 import numpy as np
 
 from tessera.hw.engine import Status
-from tessera.hw.host.ingest import Ingest
+from tessera.hw.host.ingest import PIECE_BYTES, Ingest
 from tessera.hw.host.tlp import CompletionStatus
 from tessera.tb.bench import Dut
 from tessera.tb.host.harness import KNOBS, SIZE, EngineBench, Rig
@@ -112,6 +112,21 @@ async def any_place_and_size(dut):
         if lines < 1 << 24:
             done = await bench.do(task(power, 1 << 40, count, lines=lines))
             assert done.status == Status.HostError
+
+
+@cocotb.test()
+async def a_large_range_does_not_end_early(dut):
+    """Its first bytes can be read: more than there would be if the highest bit of its bytes were lost on the way."""
+    bench = IngestBench(dut)
+    await bench.start()
+    readable = 2 * PIECE_BYTES
+    wanted = (Status.HostError, CompletionStatus.UnsupportedRequest.value)
+    for power in range(14, 30):
+        count = (1 << power) + 1
+        done = await bench.do(task(power, SIZE - readable, count, lines=(count + 63) // 64))
+        assert (done.status, done.where) == wanted, f"{count} bytes: {done.status} after {done.bytes}"
+    bench.expect_header(29, status=wanted[0], where=wanted[1])
+    await bench.expect_lines(but=range(BODY, BODY + readable // 64 + 1))
 
 
 @cocotb.test()
