@@ -45,6 +45,15 @@ def windows(table, random, count):
     return sorted(edges | {random.randrange(2**16) for _ in range(count)})
 
 
+async def until(bench, port, value):
+    """Wait until `port` has `value`, which is a matter of one code's entries."""
+    for _ in range(300):
+        if bench.get(port) == value:
+            return
+        await bench.cycles(1)
+    raise AssertionError(f"{port} is not {value} after 300 cycles")
+
+
 async def check(bench, number, table, count=100):
     """All entries against golden's lookup."""
     bits, values = table
@@ -112,8 +121,7 @@ async def tables_replace_each_other(dut, stall):
         tables[number] = table
         await bench.within(8000, bench.send("load", loads(number, table), stall))
         await bench.cycles(1)
-        while dut.writing.value:
-            await bench.cycles(1)
+        await until(bench, "writing", 0)
         assert not dut.bad.value and bench.get("codes") == len(table[1])
         await check(bench, number, table, 40)
     for number, table in tables.items():
@@ -137,8 +145,7 @@ async def too_many_codes_are_bad(dut):
             bad = bad or code >> 1 >= 1 << length
             await bench.send("load", [{"kind": LoadKind.Count, "byte": count}])
             await bench.cycles(1)
-            while not bench.port("load.ready").value:
-                await bench.cycles(1)
+            await until(bench, "load.ready", 1)
             assert bool(dut.bad.value) == bad, f"{bits}, length {length}"
             if bad:
                 seen.add(length)
