@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist load --maxschedchunk 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := sim
-.PHONY: sim test check waves bench synth soak mutate lint clean setup help
+.PHONY: sim test check waves bench synth soak formal mutate lint clean setup help
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ bench: $(READY) ## measure every figure; ACCEPT=1 keeps them as the baseline
 
 synth: $(READY) ## LUT, FF, block RAM, DSP and Fmax of every block, or of BLOCK
 	@$(BIN)/python -m tessera.sim.synth $(BLOCK)
+
+formal: $(READY) ## the proofs
+	@$(PYTEST) tests/formal
 
 mutate: $(READY) ## break every block, or BLOCK, in 100 places: its testbench must notice
 	@$(BIN)/python -m tessera.sim.mutate $(BLOCK)

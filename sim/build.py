@@ -248,7 +248,7 @@ def build(
     sources: Sequence[Path] = (STORAGE_VERILOG,),
     waves: str | None = None,
     control: str = "",
-    long_runs: bool = False,
+    effort: str = "-O1",
     progress: Callable[[str], None] = lambda line: None,
 ) -> Program:
     """Verilate module ``top`` of the Verilog `text`; quick when it was done before.
@@ -263,15 +263,14 @@ def build(
         What :meth:`Program.run` can write: None, "vcd" or "fst".
     control
         Further lines of Verilator's control file.
-    long_runs
-        Spend more on compiling, for a program that runs quicker.
+    effort
+        Of the C++ compiler: ``-O0`` for a program that runs for seconds, ``-O2`` for one that runs for long.
     """
     lines = ["`verilator_config", f'public_flat_rw -module "top" -var "{ports}"', control]
     options = ["--vpi", "--prefix", "Vtop", "--top-module", "top", "-o", "top", "--timescale", "1ns/1ps", "--assert"]
     options += [f"-Wno-{name}" for name in _WAIVED.split()]
     options += ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert-case"]
     options += {"vcd": ["--trace-vcd"], "fst": ["--trace-fst"]}[waves] + ["--trace-structs"] if waves else []
-    effort = "-O2" if long_runs else "-O1"
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("verilator", "cocotb")]
     key = _digest(text, *lines, *options, effort, *versions, *(source.read_bytes() for source in sources), sys.prefix)
     folder = build_folder() / "verilator" / key
@@ -298,6 +297,8 @@ def _verilate(folder: Path, text: str, lines: Sequence[str], options: Sequence[s
     make = ["make", "-C", str(folder), "-f", "Vtop.mk", f"VM_TRACE={int(waves is not None)}", "top"]
     # Verilator's own sources are kept for all designs, whatever these ask for.
     make += [f"OPT_FAST={effort}", "OPT_GLOBAL=-O2"]
+    # As one file it is compiled in a fraction of the time, unless the compiler tries to make much of it.
+    make += ["VM_PARALLEL_BUILDS=0"] if effort == "-O0" else []
     runtime = folder.parent / f"runtime-{_digest(importlib.metadata.version('verilator'), sys.prefix, str(waves))}"
     started = time.monotonic()
     log = folder / "build.log"

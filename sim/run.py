@@ -263,7 +263,7 @@ def _simulate(
         text,
         waves=chosen.format,
         control=chosen.control,
-        long_runs=True,
+        effort="-O2",
         progress=lambda line: progress(line, 0, 0),
     )
     traced = folder / f"waves.{chosen.format}"

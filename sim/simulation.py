@@ -94,7 +94,7 @@ def build_system(
     """
     progress("making the chip's Verilog", 0, 0)
     text = system_verilog(config, instruments)
-    return build(text, waves="vcd", control=NO_GROUPS, long_runs=True, progress=lambda line: progress(line, 0, 0))
+    return build(text, waves="vcd", control=NO_GROUPS, effort="-O2", progress=lambda line: progress(line, 0, 0))
 
 
 def simulate(

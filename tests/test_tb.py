@@ -26,6 +26,16 @@ NO_BENCH_NEEDED = {
     "tessera.hw.models.storage",
 }
 
+LONG = {
+    "codec.jpeg.decoder",
+    "codec.jpeg.encoder",
+    "compute.engine",
+    "compute.scale",
+    "compute.steps",
+    "memory.ddr",
+}
+"""Benches that simulate for so long that compiling for speed pays."""
+
 
 def modules(package):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
@@ -47,7 +57,8 @@ def benches():
 @pytest.mark.parametrize("name, dut, entry, stalls", list(benches()))
 def test_bench(name, dut, entry, stalls, request):
     instruments = Instruments(checkers=True, stalls=1 if stalls else None)
-    program = build(elaborate(f"{name} {dut} {bench_hash(name)}", entry.simulated, instruments=instruments))
+    text = elaborate(f"{name} {dut} {bench_hash(name)}", entry.simulated, instruments=instruments)
+    program = build(text, effort="-O1" if name.removeprefix("tessera.tb.") in LONG else "-O0")
     folder = build_folder() / "tests" / request.node.callspec.id
     (folder / measure.FIGURES).unlink(missing_ok=True)
     environment = {"TESSERA_DUT": dut, "TESSERA_STALLS": "1" if stalls else ""}

@@ -50,8 +50,6 @@ class _Places:
         self._right = self.place.x + 1 == tiles_x[chroma]
         self._bottom = self.place.y + 1 == tiles_y[chroma]
         self._final = self.place.plane + 1 == planes
-        self.last = self._right & self._bottom
-        """Of the plane."""
 
     def advance(self, m):
         m.d.sync += self.place.x.eq(self.place.x + 1)
@@ -88,17 +86,17 @@ class _Core(wiring.Component):
         ]
 
         source, target = Signal(reader.surface.shape()), Signal(writer.surface.shape())
-        room = Signal(24)
+        # A surface's lines, and so the room that counts, are a multiple of 512.
+        room = Signal(15)
         extra = Signal()
-        params = Signal(ComputeTask)
-        bypass = params.bypass[0]
+        bypasses = Signal(8)
+        bypass = bypasses[0]
         m.d.comb += [reader.surface.eq(source), writer.surface.eq(target)]
         running = Signal()
         planes = Mux(source.chroma_format == Format.Gray, 1, 3)
 
-        # Tiles are asked for, come, and go, each at its own pace.
+        # Tiles are asked for and go, each at its own pace.
         asked = _Places(m, "asked", reader.tiles_x, reader.tiles_y, planes)
-        come = _Places(m, "come", reader.tiles_x, reader.tiles_y, planes)
         gone = _Places(m, "gone", target_map.tiles_x, target_map.tiles_y, planes)
         m.d.comb += [
             target_map.chroma_format.eq(target.chroma_format),
@@ -107,17 +105,16 @@ class _Core(wiring.Component):
             reader.i.valid.eq(running & ~asked.done),
             reader.i.payload.eq(asked.place),
             cut.i.valid.eq(reader.o.valid),
-            cut.i.payload.tile.eq(reader.o.payload),
-            cut.i.payload.last.eq(come.last),
+            cut.i.payload.eq(reader.o.payload),
             reader.o.ready.eq(cut.i.ready),
             writer.i.valid.eq(gather.o.valid),
             writer.i.payload.place.eq(gone.place),
-            writer.i.payload.tile.eq(gather.o.payload.tile),
+            writer.i.payload.tile.eq(gather.o.payload),
             gather.o.ready.eq(writer.i.ready),
         ]
         observe(m, reader.o)
         observe(m, writer.i)
-        for places, item in ((asked, reader.i), (come, reader.o), (gone, writer.i)):
+        for places, item in ((asked, reader.i), (gone, writer.i)):
             with m.If(item.valid & item.ready):
                 places.advance(m)
 
@@ -151,8 +148,8 @@ class _Core(wiring.Component):
             m.d.sync += plane.eq(plane + 1)
         observe(m, scaler.i_plane)
 
-        # Tiles that the writer has taken and the memory has not.
-        unwritten = Signal(4)
+        # Tiles that the writer, which has room for two, has taken and the memory has not.
+        unwritten = Signal(2)
         m.d.sync += unwritten.eq(
             unwritten + (writer.i.valid & writer.i.ready) - (writer.request.valid & writer.request.ready)
         )
@@ -175,7 +172,7 @@ class _Core(wiring.Component):
                 task, header = self.start.payload.task, self.start.payload.source
                 given = data.View(ComputeTask, task.params[: ComputeTask.as_shape().size])
                 m.d.sync += [
-                    params.eq(given),
+                    bypasses.eq(given.bypass),
                     extra.eq(task.params[ComputeTask.as_shape().size :].any()),
                     source.window.eq(task.source.window),
                     source.body.eq(task.source.body),
@@ -189,7 +186,7 @@ class _Core(wiring.Component):
                     ),
                     target.width.eq(Mux(given.bypass[0], header.width, given.width)),
                     target.height.eq(Mux(given.bypass[0], header.height, given.height)),
-                    room.eq(task.target.lines),
+                    room.eq(task.target.lines[9:]),
                 ]
                 with m.If(self.start.valid):
                     m.next = "Check"
@@ -203,7 +200,7 @@ class _Core(wiring.Component):
                     m.d.comb += parameter.eq(ComputeParameter.SourceWidth)
                 with m.Elif(source.height == 0):
                     m.d.comb += parameter.eq(ComputeParameter.SourceHeight)
-                with m.Elif((params.bypass[1:] != 0) | extra):
+                with m.Elif((bypasses[1:] != 0) | extra):
                     m.d.comb += parameter.eq(ComputeParameter.Bypass)
                 with m.Elif(beyond(target.width, source.width) | (target.width > widest)):
                     m.d.comb += parameter.eq(ComputeParameter.Width)
@@ -216,7 +213,7 @@ class _Core(wiring.Component):
                     m.next = "Finish"
                 with m.Elif(wait == 3):
                     # By now the maps know the surfaces.
-                    with m.If(writer.lines > room):
+                    with m.If(writer.lines[9:] > room):
                         m.d.sync += fail(Status.TargetTooSmall, writer.lines)
                         m.next = "Finish"
                     with m.Else():

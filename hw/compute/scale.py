@@ -57,8 +57,8 @@ class _Axis:
         self.source = Signal(16, name=f"{name}_source")
         self.target = Signal(16, name=f"{name}_target")
         self.grow = Signal(name=f"{name}_grow")
-        self.source_tiles = Signal(13, name=f"{name}_source_tiles")
-        self.target_tiles = Signal(13, name=f"{name}_target_tiles")
+        self.source_tiles = Signal(14, name=f"{name}_source_tiles")
+        self.target_tiles = Signal(14, name=f"{name}_target_tiles")
         ratio = Signal(17, name=f"{name}_ratio")
         m.d.sync += [
             self.source.eq(Mux(chroma & size.halved, (size.source + 1) >> 1, size.source)),
@@ -86,7 +86,7 @@ class Scaler(wiring.Component):
     """Scales planes one after the other.
 
     For each plane it takes an ``i_plane``, then the plane's rows, in tiles of the source's plane, and gives rows in
-    tiles of the target's. ``i``'s ``last`` is not looked at. Samples beyond the source's edge are not used; those
+    tiles of the target's. Samples beyond the source's edge are not used; those
     beyond the target's edges are of no meaning.
 
     The pass across goes first where it shrinks, so that what lies between the passes is never larger than both source
@@ -210,7 +210,7 @@ class Scaler(wiring.Component):
                     m.d.sync += y.eq(0)
             return last
 
-        m.d.comb += self.o.payload.last.eq(tiles_left("given", across.target_tiles, down.target_tiles, self.o))
+        target_last = tiles_left("given", across.target_tiles, down.target_tiles, self.o)
         source_last = tiles_left("taken", across.source_tiles, down.source_tiles, self.i)
         given = Signal()
         tasks = Signal(2)
@@ -234,7 +234,7 @@ class Scaler(wiring.Component):
             with m.State("Run"):
                 with m.If(self.i.valid & self.i.ready & source_last):
                     m.d.sync += running.eq(0)
-                with m.If(self.o.valid & self.o.ready & self.o.payload.last):
+                with m.If(self.o.valid & self.o.ready & target_last):
                     m.d.sync += given.eq(1)
                 with m.If(given & ~running):
                     m.next = "Rest"

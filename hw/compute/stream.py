@@ -25,8 +25,6 @@ class Row(data.Struct):
     """One row of a tile."""
 
     samples: data.ArrayLayout(8, LANES)
-    last: 1
-    """Last row of the plane's last tile."""
 
 
 class TilesToRows(wiring.Component):
@@ -37,30 +35,27 @@ class TilesToRows(wiring.Component):
 
     Members
     -------
-    i : :py:`In(stream.Signature({tile, last}))`
-        Tiles in the order of the row stream; ``last`` marks a plane's last one.
+    i : :py:`In(stream.Signature(Tile))`
+        Tiles in the order of the row stream.
     o : :py:`Out(stream.Signature(Row))`
     """
 
     def __init__(self):
-        self.shape = data.StructLayout({"tile": Tile, "last": 1})
-        super().__init__({"i": In(stream.Signature(self.shape)), "o": Out(stream.Signature(Row))})
+        super().__init__({"i": In(stream.Signature(Tile)), "o": Out(stream.Signature(Row))})
 
     def elaborate(self, platform):
         m = Module()
         rest = Signal(data.ArrayLayout(64, 8))
-        last = Signal()
         left = Signal(range(9))
         m.d.comb += [
             self.o.valid.eq(left != 0),
             self.o.payload.samples.eq(rest[0]),
-            self.o.payload.last.eq(last & (left == 1)),
             self.i.ready.eq((left == 0) | ((left == 1) & self.o.ready)),
         ]
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += [left.eq(left - 1), *(rest[n].eq(rest[n + 1]) for n in range(7))]
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [rest.eq(self.i.payload.tile), last.eq(self.i.payload.last), left.eq(8)]
+            m.d.sync += [rest.eq(self.i.payload), left.eq(8)]
         return m
 
 
@@ -73,13 +68,11 @@ class RowsToTiles(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(Row))`
-    o : :py:`Out(stream.Signature({tile, last}))`
-        ``last`` marks a plane's last tile.
+    o : :py:`Out(stream.Signature(Tile))`
     """
 
     def __init__(self):
-        self.shape = data.StructLayout({"tile": Tile, "last": 1})
-        super().__init__({"i": In(stream.Signature(Row)), "o": Out(stream.Signature(self.shape))})
+        super().__init__({"i": In(stream.Signature(Row)), "o": Out(stream.Signature(Tile))})
 
     def elaborate(self, platform):
         m = Module()
@@ -93,9 +86,5 @@ class RowsToTiles(wiring.Component):
             m.d.sync += [row.eq(row + 1), *(rows[n].eq(rows[n + 1]) for n in range(6))]
             m.d.sync += rows[6].eq(self.i.payload.samples)
             with m.If(row == 7):
-                m.d.sync += [
-                    self.o.valid.eq(1),
-                    self.o.payload.tile.eq(Cat(rows, self.i.payload.samples)),
-                    self.o.payload.last.eq(self.i.payload.last),
-                ]
+                m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(Cat(rows, self.i.payload.samples))]
         return m

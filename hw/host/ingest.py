@@ -38,12 +38,10 @@ class IngestCore(wiring.Component):
         m = Module()
         start, finish = self.start, self.finish
         params = IngestParams(start.payload.task.params)
-        window, body = Signal(6), Signal(26)
-        address, to_ask = Signal(64), Signal(32)
-        total = Signal(32)
+        # A slot has fewer than 2**24 lines, so what fits has fewer than 2**30 bytes.
+        window, line, to_write = Signal(6), Signal(26), Signal(24)
+        address, to_ask, total = Signal(64), Signal(30), Signal(30)
         pieces = Signal(range(_PIECES + 1))
-        to_write = Signal(27)
-        written = Signal(27)
         needed = (params.bytes + 63)[6:]
 
         ask, read = self.host.request, self.host.line
@@ -64,7 +62,7 @@ class IngestCore(wiring.Component):
             self.memory.response.ready.eq(1),
             write.payload.op.eq(Op.Write),
             write.payload.window.eq(window),
-            write.payload.offset.eq(body + written),
+            write.payload.offset.eq(line),
             write.payload.data.eq(read.payload.data),
         ]
 
@@ -73,7 +71,7 @@ class IngestCore(wiring.Component):
                 m.d.comb += start.ready.eq(1)
                 m.d.sync += [
                     window.eq(start.payload.task.target.window),
-                    body.eq(start.payload.task.target.body),
+                    line.eq(start.payload.task.target.body),
                     address.eq(params.address),
                     to_ask.eq(params.bytes),
                     total.eq(params.bytes),
@@ -98,7 +96,7 @@ class IngestCore(wiring.Component):
                     read.ready.eq(write.ready),
                 ]
                 with m.If(read.valid & read.ready):
-                    m.d.sync += [written.eq(written + 1), to_write.eq(to_write - 1)]
+                    m.d.sync += [line.eq(line + 1), to_write.eq(to_write - 1)]
                     with m.If(read.payload.last & (read.payload.status != CompletionStatus.Successful)):
                         m.d.sync += [
                             finish.payload.status.eq(Status.HostError),

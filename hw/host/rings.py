@@ -20,7 +20,7 @@ def _setting(m, control, ring):
     size = control.size
     # A power of two below twice the most.
     short = size[: MAXIMUM_ENTRIES.bit_length()]
-    fine = (size != 0) & (size[len(short) :] == 0) & ((short & (short - 1)) == 0) & (control.base[:6] == 0)
+    fine = (short != 0) & (size[len(short) :] == 0) & ((short & (short - 1)) == 0) & (control.base[:6] == 0)
     with m.If(control.set):
         m.d.sync += [
             ring.base.eq(control.base),
@@ -94,7 +94,7 @@ class Submission(wiring.Component):
         m = Module()
         control, read = self.control, self.read
         ring = Signal(_Ring)
-        asked = Signal(32)
+        asked = Signal(ring.size.shape())
         under_way, stale, held = (Signal(range(self.depth + 1), name=name) for name in ("under_way", "stale", "held"))
         m.submodules.queue = queue = ResetInserter(control.set)(
             fifo.SyncFIFOBuffered(width=8 * RECORD_BYTES, depth=self.depth)
@@ -117,7 +117,7 @@ class Submission(wiring.Component):
             with m.State("AwaitDoorbell"):
                 room = (under_way + held) != self.depth
                 m.d.sync += read.request.payload.address.eq(_place(ring, asked))
-                with m.If(enabled & (asked != ring.tail) & room & ~control.set):
+                with m.If(enabled & (asked != ring.tail[: len(asked)]) & room & ~control.set):
                     m.d.comb += issue.eq(1)
                     m.next = "Ask"
             with m.State("Ask"):
@@ -201,7 +201,7 @@ class Completion(wiring.Component):
         m = Module()
         control, packet = self.control, self.packet
         ring = Signal(_Ring)
-        waiting = (ring.tail - ring.head)[:32]
+        waiting = (ring.tail - ring.head)[: len(ring.size)]
         m.d.comb += self.full.eq(ring.enabled & (waiting == ring.size))
 
         record = Signal(DoneRecord)

@@ -115,8 +115,8 @@ class Dispatch(wiring.Component):
         # A lane: released by the checks below, handed over when the engine takes it, over with its last done.
         released, running = Signal(lanes), Signal(lanes)
         blocked = [Signal(2, name=f"blocked{n}") for n in range(lanes)]
-        signals = Array(Signal(6, name=f"signal{n}") for n in range(lanes + 1))
-        starts = Array(Signal(64, name=f"start{n}") for n in range(lanes + 1))
+        signals = [Signal(6, name=f"signal{n}") for n in range(lanes)]
+        starts = [Signal(64, name=f"start{n}") for n in range(lanes)]
         for n in range(lanes):
             task, queue = getattr(self, f"task{n}"), queues[n]
             taken = task.valid & task.ready
@@ -128,8 +128,8 @@ class Dispatch(wiring.Component):
             activity = getattr(self, f"activity{n}")
             m.d.comb += [
                 activity.busy.eq(running[n]),
-                activity.waits_first.eq(~running[n] & queue.r_rdy & blocked[n][0]),
-                activity.waits_second.eq(~running[n] & queue.r_rdy & blocked[n][1]),
+                activity.waits_first.eq(blocked[n][0]),
+                activity.waits_second.eq(blocked[n][1]),
             ]
             observe(m, task)
             with m.If(taken):
@@ -144,9 +144,11 @@ class Dispatch(wiring.Component):
         dones = [getattr(self, f"done{n}") for n in range(lanes)]
         ended = Signal(lanes + 1)
         m.d.comb += ended.eq(Cat(*(done.valid for done in dones), unknown_valid))
-        lane = Signal(range(lanes + 1))
+        lane = Signal(range(lanes))
         over = Signal(range(lanes + 1))
-        record = self.record.payload
+        record = Signal(data.StructLayout({name: DoneRecord.as_shape()[name].shape for name in _RECORD}))
+        m.d.comb += [getattr(self.record.payload, name).eq(getattr(record, name)) for name in _RECORD]
+        signal = Signal(6)
         with m.If(self.clear):
             m.d.sync += lane.eq(0)
         wanted = [Array(head.waits[k] for head in heads) for k in range(2)]
@@ -156,13 +158,13 @@ class Dispatch(wiring.Component):
 
         def met(k):
             wait = wanted[k][checked]
-            return (wait.counter == 0) | ((read.data - wait.value).as_unsigned()[:20] < 1 << 19)
+            return (wait.counter == 0) | ~(read.data - wait.value)[19]
 
         with m.FSM(name="dispatch"):
             with m.State("ClearCounters"):
                 m.d.comb += [write.en.eq(1), write.addr.eq(index)]
                 m.d.sync += index.eq(index + 1)
-                with m.If(index == COUNTERS - 1):
+                with m.If(index.all()):
                     m.next = "Look"
             with m.State("Look"):
                 candidate = Signal(range(lanes))
@@ -199,7 +201,11 @@ class Dispatch(wiring.Component):
                         with m.Case(n):
                             m.d.comb += dones[n].ready.eq(1)
                             m.d.sync += [getattr(record, name).eq(getattr(dones[n].payload, name)) for name in _COPIED]
-                            m.d.sync += record.engine.eq(self.kinds[n])
+                            m.d.sync += [
+                                record.engine.eq(self.kinds[n]),
+                                record.start.eq(starts[n]),
+                                signal.eq(signals[n]),
+                            ]
                             with m.If(dones[n].payload.last):
                                 m.d.sync += running[n].eq(0)
                     with m.Default():
@@ -208,22 +214,18 @@ class Dispatch(wiring.Component):
                             record.tag.eq(unknown.tag),
                             record.status.eq(Status.BadTask),
                             record.last.eq(1),
-                            signals[lanes].eq(unknown.signal),
-                            starts[lanes].eq(self.cycle),
                             record.engine.eq(unknown.engine),
+                            record.start.eq(self.cycle),
+                            signal.eq(unknown.signal),
                             unknown_valid.eq(0),
                         ]
                 m.next = "ReadCounter"
             with m.State("ReadCounter"):
-                m.d.comb += [read.addr.eq(signals[over]), read.en.eq(1)]
+                m.d.comb += [read.addr.eq(signal), read.en.eq(1)]
                 m.next = "Count"
             with m.State("Count"):
-                m.d.comb += [
-                    write.addr.eq(signals[over]),
-                    write.data.eq(read.data + 1),
-                    write.en.eq((signals[over] != 0) & record.last),
-                ]
-                m.d.sync += record.start.eq(starts[over])
+                # Counter 0 counts too, and nobody waits for it.
+                m.d.comb += [write.addr.eq(signal), write.data.eq(read.data + 1), write.en.eq(record.last)]
                 m.next = "SayRecord"
             with m.State("SayRecord"):
                 m.d.comb += self.record.valid.eq(1)
@@ -234,3 +236,4 @@ class Dispatch(wiring.Component):
 
 
 _COPIED = ("tag", "status", "where", "bytes", "cycles", "stalled", "width", "height", "chroma_format", "last")
+_RECORD = (*_COPIED, "engine", "start")

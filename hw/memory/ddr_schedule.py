@@ -317,12 +317,14 @@ class Scheduler(wiring.Component):
         with m.If(any_write):
             m.d.sync += slots[gaps.write].command.eq(Command.Write)
         m.d.sync += [
-            slots[gaps.activate].command.eq(Mux(any_activate, Command.Activate, Command.Nop)),
+            slots[gaps.activate].command.eq(Command.Nop),
             slots[gaps.activate].bank.eq(activate_bank),
             slots[gaps.activate].row.eq(activate_row),
             slots[gaps.precharge].command.eq(Command.Nop),
             slots[gaps.precharge].bank.eq(precharge_bank),
         ]
+        with m.If(any_activate):
+            m.d.sync += slots[gaps.activate].command.eq(Command.Activate)
         with m.If(precharges.any()):
             m.d.sync += slots[gaps.precharge].command.eq(Command.Precharge)
         with m.If(precharge_all):

@@ -18,7 +18,7 @@ DUTS = {
     "engine": Dut(
         lambda: EngineHarness(Compute(ScalerConfig(max_width=256))), stalls=True, tests=r"engine\.(?!throughput)"
     ),
-    "full": Dut(lambda: EngineHarness(Compute(), windows=4, window_lines=1 << 15), tests="throughput"),
+    "full": Dut(lambda: EngineHarness(Compute(), windows=4, window_lines=1 << 15), tests="throughput|each_bit|copies"),
 }
 
 SOURCE, TARGET = Slot(1), Slot(2)
@@ -162,6 +162,99 @@ async def the_limits_are_allowed(dut):
     lines = SurfaceLayout(ChromaFormat.C420, 5, 192).lines
     await bench.scale(picture(rng, ChromaFormat.C420, 40, 24), 5, 192, target=Slot(2, lines=lines))
     await bench.scale(picture(rng, ChromaFormat.C444, 32, 24), 256, 3)
+
+
+def refusal(format, source, target, widest):
+    """What is said of a task for whose target there is no room."""
+    axes = (source[0], target[0], widest), (source[1], target[1], 65535)
+    bad = [here == 0 or here > most for here, _, most in axes]
+    bad += [not 0 < there <= most or there > 8 * here or 8 * there < here for here, there, most in axes]
+    names = ComputeParameter.SourceWidth, ComputeParameter.SourceHeight, ComputeParameter.Width, ComputeParameter.Height
+    for wrong, name in zip(bad, names):
+        if wrong:
+            return Status.BadTask, name.value
+    return Status.TargetTooSmall, SurfaceLayout(format, *target).lines
+
+
+@cocotb.test()
+async def sizes_of_each_bit(dut):
+    """Sizes of each bit, at the limits and just beyond. There is no room, so that none of the tasks is begun."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    widest = bench.component.engine.core.config.max_width
+    pairs = []
+    for n in range(16):
+        for here in (1 << n, 0xFFFF ^ 1 << n):
+            pairs += [(here, there) for there in (-(-here // 8) - 1, -(-here // 8), 8 * here, 8 * here + 1)]
+        # But for one bit they would do.
+        pairs += [(16, 16 | 1 << n), (16 | 1 << n, 16)]
+    pairs = [(here, there) for here, there in pairs if there < 1 << 16]
+    for number, (here, there) in enumerate(pairs):
+        source_format = (ChromaFormat.Gray, ChromaFormat.C444)[number % 2]
+        format = (ChromaFormat.Gray, ChromaFormat.C420)[number % 2]
+        for source, target in (((here, 16), (there, 16)), ((16, here), (16, there))):
+            geometry = {"chroma_format": int(source_format), "width": source[0], "height": source[1]}
+            await bench.write_header(SOURCE, kind=SlotKind.Surface, **geometry)
+            done = await bench.run(task(*target, target=Slot(2, lines=0)))
+            found, expected = (Status(done.status), done.where), refusal(format, source, target, widest)
+            assert found == expected, f"{source_format} {source} to {target}: {expected} expected, {found} found"
+
+
+@cocotb.test()
+async def copies_of_each_bit(dut):
+    """A copy needs as much room as its source, whatever its size."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    for source in [size for n in range(16) for size in ((1 << n, 16), (16, 1 << n))]:
+        geometry = {"chroma_format": int(ChromaFormat.C422), "width": source[0], "height": source[1]}
+        await bench.write_header(SOURCE, kind=SlotKind.Surface, **geometry)
+        done = await bench.run(task(0, 0, bypass=1, target=Slot(2, lines=0)))
+        expected = refusal(ChromaFormat.C422, source, source, bench.component.engine.core.config.max_width)
+        found = Status(done.status), done.where
+        assert found == expected, f"copy of {source}: {expected} expected, {found} found"
+
+
+@cocotb.test()
+async def parameters_of_each_bit(dut):
+    """Above the parameters all is 0, and no stage but the first is there to be bypassed."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    await bench.write_header(SOURCE, kind=SlotKind.Surface, chroma_format=0, width=16, height=16)
+    expected = Status.BadTask, ComputeParameter.Bypass.value
+    for name, fields in [(f"bypass {1 << n}", {"bypass": 1 << n}) for n in range(1, 8)] + [
+        (f"bit {40 + n}", {"extra": 1 << n}) for n in range(88)
+    ]:
+        done = await bench.run(task(16, 16, target=Slot(2, lines=0), **fields))
+        found = Status(done.status), done.where
+        assert found == expected, f"{name}: {expected} expected, {found} found"
+
+
+@cocotb.test()
+async def places_of_each_bit(dut):
+    """Slots in each window and at lines of each bit, those that are not there refused; and rooms of each bit."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    frame = picture(np.random.default_rng(8), ChromaFormat.Gray, 9, 9)
+    windows = bench.memory.windows
+    cases = [(Slot(n), Slot((n + 1) % windows), None) for n in range(windows)]
+    # In a window that is not there the header is refused, at a line that is not there the body.
+    for n in range(3, 6):
+        cases += [(Slot(1 << n), TARGET, (Status.Refused, 7)), (SOURCE, Slot(1 << n), (Status.Refused, 15))]
+    for n in range(9, 26):
+        there = 1 << n < bench.window_lines
+        cases += [(Slot(1, body=1 << n), TARGET, None if there else (Status.Refused, 0))]
+        cases += [(SOURCE, Slot(2, body=1 << n), None if there else (Status.Refused, 9))]
+    lines = SurfaceLayout(ChromaFormat.Gray, 9, 9).lines
+    for n in range(24):
+        cases += [(SOURCE, Slot(2, lines=1 << n), None if 1 << n >= lines else (Status.TargetTooSmall, lines))]
+    await bench.write_surface(SOURCE, frame)
+    for source, target, expected in cases:
+        if expected is None:
+            await bench.scale(frame, 9, 9, source=source, target=target)
+            continue
+        done = await bench.run(task(9, 9, source=source, target=target))
+        found = Status(done.status), done.where
+        assert found == expected, f"{source} to {target}: {expected} expected, {found} found"
 
 
 @cocotb.test()

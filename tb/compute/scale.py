@@ -2,6 +2,7 @@
 
 import cocotb
 import numpy as np
+from cocotb.triggers import RisingEdge
 
 from tessera.golden.frames import ChromaFormat, Frame
 from tessera.golden.ops import axis_of, scale
@@ -9,8 +10,8 @@ from tessera.hw.compute.scale import Scaler, ScalerConfig
 from tessera.tb.bench import Bench, Dut
 
 DUTS = {
-    "small": Dut(lambda: Scaler(ScalerConfig(max_width=128)), stalls=True, tests="_sizes|dirty_restart"),
-    "full": Dut(lambda: Scaler(ScalerConfig()), tests="the_widest|throughput"),
+    "small": Dut(lambda: Scaler(ScalerConfig(max_width=128)), stalls=True, tests="sizes|restart|highest|held_up"),
+    "full": Dut(lambda: Scaler(ScalerConfig()), tests="widest|throughput|highest|held_up"),
 }
 
 FORMATS = list(ChromaFormat)
@@ -36,15 +37,13 @@ def rows_of(plane, fill):
     padded = fill.integers(0, 256, (down * 8, across * 8)).astype(np.uint8)
     padded[:height, :width] = plane
     tiles = padded.reshape(down, 8, across, 8).transpose(0, 2, 1, 3).reshape(-1, 8)
-    items = [int.from_bytes(row.tobytes(), "little") for row in tiles]
-    items[-1] |= 1 << 64
-    return items
+    return [int.from_bytes(row.tobytes(), "little") for row in tiles]
 
 
 def plane_of(items, width, height):
     """And back."""
     down, across = -(-height // 8), -(-width // 8)
-    samples = b"".join((item & (1 << 64) - 1).to_bytes(8, "little") for item in items)
+    samples = b"".join(item.to_bytes(8, "little") for item in items)
     tiles = np.frombuffer(samples, np.uint8).reshape(down, across, 8, 8)
     return tiles.transpose(0, 2, 1, 3).reshape(down * 8, across * 8)[:height, :width]
 
@@ -81,8 +80,8 @@ class ScaleBench(Bench):
         received = await self.within(limit, self.receive("o", sum(counts), stall_out), f"{len(jobs)} frames")
         took = self.now() - started
         received = [int(item.as_bits()) if hasattr(item, "as_bits") else int(item) for item in received]
-        ends = np.cumsum(counts)
-        assert [n + 1 for n, item in enumerate(received) if item >> 64] == list(ends), "last stands in the wrong places"
+        await self.cycles(20)
+        assert not self.get("o.valid"), "a row of no plane"
         for frame, (width, height) in jobs:
             expected = scale(frame, width, height)
             found = []
@@ -123,7 +122,7 @@ async def chosen_sizes(dut):
     sizes = [
         ((16, 16), (16, 16)), ((64, 64), (8, 8)), ((8, 8), (64, 64)), ((16, 9), (128, 2)), ((128, 4), (16, 32)),
         ((33, 17), (34, 18)), ((34, 18), (33, 17)), ((48, 40), (24, 20)), ((24, 20), (48, 40)), ((65, 31), (64, 32)),
-        ((128, 16), (128, 8)), ((17, 24), (9, 24)), ((63, 7), (21, 5)),
+        ((128, 16), (128, 8)), ((17, 24), (9, 24)), ((63, 7), (21, 5)), ((64, 100), (128, 100)),
     ]  # fmt: skip
     orders, shifts = set(), set()
     for n, (source, target) in enumerate(sizes):
@@ -229,3 +228,69 @@ async def the_widest(dut):
     await bench.run([(picture(rng, ChromaFormat.C420, 2048, 18), (2047, 9))])
     await bench.run([(picture(rng, ChromaFormat.C422, 1030, 9), (2048, 18))])
     await bench.run([(picture(rng, ChromaFormat.C420, 2048, 20), (1030, 3))])
+    await bench.run([(picture(rng, ChromaFormat.C444, 1026, 4), (2048, 4))])
+
+
+def column(number, format, source, target):
+    """Plane `number` of a picture one sample wide and `source` high, of noise, and what it is when scaled."""
+    rng = np.random.default_rng(source)
+    sizes = [format.plane_size(n, 1, source) for n in range(format.planes)]
+    frame = Frame(format, tuple(rng.integers(0, 256, (height, 1), np.uint8) for _, height in sizes))
+    return frame.planes[number], scale(frame, 1, target).planes[number]
+
+
+@cocotb.test()
+async def highest_begin(dut):
+    """The first rows of planes up to the highest ones: luma, and chroma that is halved or not."""
+    bench = ScaleBench(dut, DUTS)
+    rng = np.random.default_rng(7)
+    for n in range(8, 16):
+        for source, target in ((3 << n - 1, 1 << n), (1 << n, 3 << n - 1)):
+            for number, format in ((0, ChromaFormat.Gray), (1, FORMATS[1 + n % 2])):
+                await bench.reset()
+                plane, expected = column(number, format, source, target)
+                cocotb.start_soon(bench.send("i_plane", [bench.planes(format, (1, source), (1, target))[number]]))
+                sending = cocotb.start_soon(bench.send("i", rows_of(plane[:256], rng)))
+                what = f"plane {number} of {format} 1x{source} to 1x{target}"
+                rows = await bench.within(2000, bench.receive("o", 64), what)
+                sending.cancel()
+                for row, (right, item) in enumerate(zip(expected[:, 0], rows)):
+                    found = item.samples[0]
+                    assert found == right, f"{what}: row {row}: {right} expected, {found} found"
+
+
+@cocotb.test()
+async def highest(dut):
+    """Planes of thousands of rows of tiles take as many cycles as their rows do."""
+    bench = ScaleBench(dut, DUTS)
+    if bench.stalled:
+        return
+    for number, format, source, target in (
+        (0, ChromaFormat.Gray, 65529, 8192),
+        (0, ChromaFormat.Gray, 54613, 43691),
+        (1, ChromaFormat.C420, 21846, 43691),
+    ):
+        await bench.reset()
+        (height, rows) = (plane.shape[0] for plane in column(number, format, source, target))
+        bench.port("i.valid").value = bench.port("o.ready").value = 1
+        await bench.send("i_plane", [bench.planes(format, (1, source), (1, target))[number]])
+        began = bench.now()
+        least, most = 2 * max(height, rows), bound(ChromaFormat.Gray, (1, height), (1, rows))
+        what = f"plane {number} of {format} 1x{source} to 1x{target}"
+        await bench.within(most, over(bench.port("i_plane.ready")), what)
+        took = bench.now() - began
+        assert least <= took, f"{what}: {took} cycles, {least} at the least"
+
+
+async def over(ready):
+    await RisingEdge(ready)
+
+
+@cocotb.test()
+async def held_up(dut):
+    """Some pictures with both ends held up half of the time."""
+    bench = ScaleBench(dut, DUTS)
+    await bench.reset()
+    rng = np.random.default_rng(6)
+    sizes = ((21, 19), (37, 9)), ((23, 30), (13, 31)), ((11, 9), (60, 20)), ((47, 17), (22, 40))
+    await bench.run([(picture(rng, format, *size), to) for format, (size, to) in zip(FORMATS, sizes)], 0.5, 0.5)

@@ -10,14 +10,13 @@ DUTS = {"rows": Dut(TilesToRows, tests="to_rows"), "tiles": Dut(RowsToTiles, tes
 
 
 def tiles_and_rows(count):
-    """Random tiles, some marked last, and their rows, as items."""
+    """Random tiles and their rows, as items."""
     rng = np.random.default_rng(1)
     tiles, rows = [], []
-    for n in range(count):
+    for _ in range(count):
         tile = rng.integers(0, 256, (8, 8), dtype=np.uint8)
-        last = int(n % 3 == 2)
-        tiles.append(int.from_bytes(tile.tobytes(), "little") | last << 512)
-        rows += [int.from_bytes(row.tobytes(), "little") | (last and k == 7) << 64 for k, row in enumerate(tile)]
+        tiles.append(int.from_bytes(tile.tobytes(), "little"))
+        rows += [int.from_bytes(row.tobytes(), "little") for row in tile]
     return tiles, rows
 
 

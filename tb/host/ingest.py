@@ -4,16 +4,50 @@ from __future__ import annotations
 
 import cocotb
 import numpy as np
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.engine import Status
+from tessera.hw.host.dma_read import DmaReadRequest
 from tessera.hw.host.ingest import PIECE_BYTES, Ingest
 from tessera.hw.host.tlp import CompletionStatus
+from tessera.hw.memory.port import Request
 from tessera.tb.bench import Dut
-from tessera.tb.host.harness import KNOBS, SIZE, EngineBench, Rig
-
-DUTS = {"engine": Dut(lambda: Rig(Ingest(watchdog=1 << 12), "ingest"), stalls=True)}
+from tessera.tb.host.harness import KNOBS, SIZE, EngineBench, Rig, expose
 
 HEAD, BODY = 3, 8
+PIECES = 4
+"""Pieces that are under way at the most."""
+
+
+class Shown(wiring.Component):
+    """A rig that shows what its engine's core asks of the host and writes."""
+
+    def __init__(self, rig):
+        self.rig, self.memory = rig, rig.memory
+        shown = {"ask": DmaReadRequest, "ask_valid": 1, "asked": 1, "ended": 1, "write": Request, "wrote": 1}
+        super().__init__({**rig.signature.members, **{name: Out(shape) for name, shape in shown.items()}})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.rig = self.rig
+        expose(m, self, self.rig, self.rig.signature.members)
+        core = self.rig.engine.core
+        ask, line, write = core.host.request, core.host.line, core.memory.request
+        m.d.comb += [
+            self.ask.eq(ask.payload),
+            self.ask_valid.eq(ask.valid),
+            self.asked.eq(ask.valid & ask.ready),
+            self.ended.eq(line.valid & line.ready & line.payload.last),
+            self.write.eq(write.payload),
+            self.wrote.eq(write.valid & write.ready),
+        ]
+        return m
+
+
+DUTS = {"engine": Dut(lambda: Shown(Rig(Ingest(watchdog=1 << 12), "ingest")), stalls=True)}
 
 
 def task(tag, address, count, lines=3000, window=0, body=BODY):
@@ -28,6 +62,7 @@ def task(tag, address, count, lines=3000, window=0, body=BODY):
 class IngestBench(EngineBench):
     def __init__(self, dut):
         super().__init__(dut, DUTS)
+        self.failing = False
 
     async def good(self, tag, address, count, body=BODY):
         """A task that goes well: its done message, the header and the body are checked."""
@@ -40,6 +75,39 @@ class IngestBench(EngineBench):
         self.expect_header(tag, bytes=count)
         await self.expect_lines()
         return done
+
+    async def watched(self, doing, address, count, body, window=0):
+        """What `doing` gives, a task that copies this range: each piece is asked for in turn, as soon as fewer than 4
+        are under way, and each line written in turn. How many pieces and lines there were."""
+        self.asked, self.written = [], []
+        watch = cocotb.start_soon(self._watch(-(-count // PIECE_BYTES)))
+        done = await doing
+        watch.cancel()
+        for n, (at, size) in enumerate(self.asked):
+            wanted = (address + n * PIECE_BYTES) % (1 << 64), min(count - n * PIECE_BYTES, PIECE_BYTES)
+            assert (at, size) == wanted, f"piece {n}: {size} bytes at {at:#x}, {wanted[1]} at {wanted[0]:#x} expected"
+        for n, (where, line) in enumerate(self.written):
+            wanted = window, (body + n) % (1 << 26)
+            assert (where, line) == wanted, f"line {n} is written to {where}:{line}, {wanted[0]}:{wanted[1]} expected"
+        return done
+
+    async def _watch(self, pieces):
+        dut, under_way = self.dut, 0
+        while True:
+            await ReadOnly()
+            more = bool(self.asked) and len(self.asked) < pieces
+            if more and not self.failing:
+                valid = bool(dut.ask_valid.value)
+                assert valid == (under_way < PIECES), f"{under_way} pieces are under way: asks {valid}"
+            asked, ended = int(dut.asked.value), int(dut.ended.value)
+            if asked:
+                piece = self.component.signature.members["ask"].shape.from_bits(int(dut.ask.value))
+                self.asked.append((piece.address, piece.bytes))
+            if dut.wrote.value:
+                line = self.component.signature.members["write"].shape.from_bits(int(dut.write.value))
+                self.written.append((line.window, line.offset))
+            under_way += asked - ended
+            await RisingEdge(dut.clk)
 
     def expect_header(self, tag, **fields):
         self.lines[HEAD] = self.header(tag=tag, timestamp=0x0123_4567_89AB_CDEF ^ tag, **fields)
@@ -54,6 +122,36 @@ async def copies_any_range(dut, knobs):
     for tag, count in enumerate(sizes + [bench.random.randrange(20000) for _ in range(4)]):
         bench.memory_knobs(latency=bench.random.randrange(40), stall=bench.random.choice((0, 0, 5, 14)))
         await bench.good(tag, bench.random.randrange(SIZE - 20000), count)
+
+
+@cocotb.test()
+@cocotb.parametrize(latency=[0, 300])
+async def asks_while_fewer_than_4_pieces_are_under_way(dut, latency):
+    bench = IngestBench(dut)
+    await bench.start(latency=latency)
+    for count in [PIECE_BYTES + (1 << bit) for bit in range(13)] + [7 * PIECE_BYTES + 1]:
+        address, body = bench.random.randrange(SIZE - 32768), bench.random.randrange(4, 3000)
+        await bench.watched(bench.good(count & 0xFF, address, count, body), address, count, body)
+        assert len(bench.asked) == -(-count // PIECE_BYTES) and len(bench.written) == -(-count // 64)
+
+
+@cocotb.test()
+async def asks_and_writes_anywhere(dut):
+    """All bits of addresses, bytes, windows and lines count, though neither host nor memory have so much."""
+    bench = IngestBench(dut)
+    await bench.start(latency=60)
+    bench.failing = True
+    # Some lines are written before the refusal of the first comes.
+    bench.memory_knobs(latency=60)
+    draw = bench.random.randrange
+    for bit in range(13, 65):
+        address, count = (1 << bit) - draw(PIECE_BYTES), 1 << bit if bit < 30 else draw(PIECE_BYTES, 1 << 30)
+        window, body = draw(bench.component.memory.windows, 64), draw(1 << 26)
+        doing = bench.do(task(bit, address, count, lines=(1 << 24) - 1, window=window, body=body))
+        done = await bench.watched(doing, address, count, body, window)
+        assert done.status in (Status.HostError, Status.Refused)
+        assert len(bench.asked) >= min(PIECES, -(-count // PIECE_BYTES)), f"{count} bytes: {bench.asked}"
+        assert len(bench.written) > 1, "the first line is refused much later"
 
 
 @cocotb.test()
@@ -112,6 +210,22 @@ async def any_place_and_size(dut):
         if lines < 1 << 24:
             done = await bench.do(task(power, 1 << 40, count, lines=lines))
             assert done.status == Status.HostError
+
+
+@cocotb.test()
+async def copies_as_much_as_there_is(dut):
+    """All bits are set that the bytes of a task that ends well can have here, but for one."""
+    bench = IngestBench(dut)
+    if bench.stalled:
+        return
+    await bench.start()
+    bench.lines = np.frombuffer(bench.random.randbytes(64 << 14), np.uint8).reshape(-1, 64).copy()
+    await bench.load_lines()
+    done = await bench.do(task(1, 5, 0xFFDFF, lines=1 << 14))
+    assert (done.status, done.bytes) == (Status.Ok, 0xFFDFF)
+    bench.lines[BODY:].reshape(-1)[:0xFFE00] = np.append(bench.memory[5 : 5 + 0xFFDFF], 0)
+    bench.expect_header(1, bytes=0xFFDFF)
+    await bench.expect_lines()
 
 
 @cocotb.test()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
+from itertools import pairwise, product
 
 import cocotb
 from cocotb.queue import Queue
@@ -16,7 +18,8 @@ from tessera.hw.host.descriptor import RECORD_BYTES, Slot, TaskEntry, descriptor
 from tessera.hw.host.dma_read import ReadConfig
 from tessera.hw.host.port import HostConfig, HostPort
 from tessera.hw.host.registers import ADDRESS, BAR_BYTES, IDENTIFICATION, StatusBit
-from tessera.hw.host.tlp import Beat, CompletionStatus, PcieConfig
+from tessera.hw.host.tlp import Beat, CompletionStatus, Credit, Fmt, PcieConfig
+from tessera.hw.host.tlp import TlpType as Kind
 from tessera.tb.bench import CYCLE_NS, Bench, Dut, pack
 
 TIMEOUT = 1000
@@ -233,6 +236,16 @@ class PortBench(Bench):
         assert cpl is not None, f"no completion of {tlp!r}"
         return cpl
 
+    async def completions_held(self, cycles=1):
+        """What was kept back when the first came, and some cycles from then; none is any more."""
+        began = self.now()
+        while not self.chip.held:
+            assert self.now() - began < 20000, "no completion came"
+            await self.cycles(10)
+        await self.cycles(cycles)
+        held, self.chip.held = self.chip.held, None
+        return held
+
     async def read_range(self, address, count, stall=0.0):
         cocotb.start_soon(self.send("ingest.request", [{"address": address, "bytes": count}]))
         lines = await self.within(
@@ -264,10 +277,9 @@ async def registers(dut, wide, stall):
     await bench.start(wide=wide, stall=stall)
     assert (bench.bar_address >> 32 != 0) == wide
     assert await bench.get("IDENTIFICATION") == IDENTIFICATION
-    for byte, wanted in enumerate(b"TESS"):
-        assert (await bench.bar.read(byte, 1))[0] == wanted
-    for at, count in ((0, 2), (1, 2), (2, 2), (1, 3)):
-        assert bytes(await bench.bar.read(at, count)) == b"TESS"[at : at + count]
+    for at, count in (*((byte, 1) for byte in range(4)), (0, 2), (1, 2), (2, 2), (1, 3)):
+        found = await bench.within(20000, bench.bar.read(at, count), f"reading of {count} bytes from {at}")
+        assert bytes(found) == b"TESS"[at : at + count]
     await bench.put("WINDOW_BASE", 0x1234_5678)
     assert await bench.get("WINDOW_BASE") == 0x1234_5678
     await bench.put("CONTROL", 0xA5A5)
@@ -288,12 +300,15 @@ async def a_register_is_answered_after_5_cycles(dut):
         return
     await bench.start()
     reading = cocotb.start_soon(bench.get("IDENTIFICATION"))
+    began = bench.now()
     await ReadOnly()
     while not (dut.pcie__from_host__valid.value and dut.pcie__from_host__ready.value):
+        assert bench.now() - began < 1000
         await RisingEdge(dut.clk)
         await ReadOnly()
     taken = bench.now()
     while not dut.pcie__to_host__valid.value:
+        assert bench.now() - taken < 100
         await RisingEdge(dut.clk)
         await ReadOnly()
     assert bench.now() - taken == 5
@@ -374,6 +389,255 @@ async def unsupported_requests(dut, stall):
     assert await bench.get("IDENTIFICATION") == IDENTIFICATION
 
 
+@dataclass
+class Packet:
+    """A packet from the host, bit by bit: also what cocotbext-pcie cannot make."""
+
+    fmt: int
+    kind: int
+    address: int
+    length: int = 1
+    ep: int = 0
+    first_be: int = 15
+    last_be: int = 0
+    attr: int = 0
+    tc: int = 0
+    tag: int = 0
+    requester: int = 0
+    ignored: int = 0
+    """Bits of DW 0 that mean nothing to the chip: AT, TD, TH and LN."""
+    data: list[int] = field(default_factory=list)
+
+    def beats(self, draw):
+        at, hints = (self.ignored & 3) << 10, self.ignored >> 2 << 15
+        start = self.length & 1023 | at | (self.attr & 3) << 12 | self.ep << 14 | hints | (self.attr >> 2) << 18
+        start |= (self.tag >> 8 & 1) << 19 | self.tc << 20 | (self.tag >> 9) << 23 | self.kind << 24 | self.fmt << 29
+        ids = self.first_be | self.last_be << 4 | (self.tag & 255) << 8 | self.requester << 16
+        four = self.fmt & 1
+        low, high = self.address & 0xFFFF_FFFF, self.address >> 32
+        words = [start, ids, high, low] if four else [start, ids, low, draw(32)]
+        header = sum(word << 32 * n for n, word in enumerate(words))
+        pieces = [self.data[n : n + 16] for n in range(0, len(self.data), 16)] or [[]]
+        for n, piece in enumerate(pieces):
+            rest = [draw(32) for _ in range(16 - len(piece))]
+            yield {
+                "data": sum(word << 32 * k for k, word in enumerate(piece + rest)),
+                "header": header if n == 0 else draw(128),
+                "count": len(piece),
+                "first": n == 0,
+                "last": n == len(pieces) - 1,
+            }
+
+    def fate(self, bar):
+        """The row of :class:`Receiver`'s table that it belongs to."""
+        memory = self.kind == Kind.Memory.value
+        in_bar = memory and self.length == 1 and not self.ep and self.address >> 12 == bar >> 12
+        atomic = self.kind in (Kind.FetchAdd.value, Kind.Swap.value, Kind.CompareSwap.value)
+        if self.fmt & 4:
+            return "dropped"
+        if self.kind == Kind.Completion.value:
+            return "completion"
+        if self.fmt & 2 and in_bar and self.first_be in (0, 15):
+            return "written" if self.first_be else "nothing"
+        if not self.fmt & 2 and in_bar:
+            return "read"
+        reads = not self.fmt & 2 and (memory or self.kind == Kind.MemoryLocked.value)
+        others = self.kind in (Kind.Io.value, Kind.Config0.value, Kind.Config1.value)
+        return "refused" if reads or others or (atomic and self.fmt & 2) else "dropped"
+
+    def completion(self, completer, refused):
+        """The header that answers it. Ref: PCI Express Base 3.0, 2.2.9, 2.3.1.1 (byte count and lower address)."""
+        first, count = 0, 4
+        if self.kind in (Kind.Memory.value, Kind.MemoryLocked.value):
+            first = next((n for n in range(4) if self.first_be >> n & 1), 0)
+            ends = self.first_be if self.length == 1 else self.last_be
+            last = next((n for n in (3, 2, 1, 0) if ends >> n & 1), 3)
+            count = 4 * (self.length or 1024) - first - (3 - last)
+            if self.length == 1 and self.first_be == 0:
+                count = 1
+            first |= self.address & 0x7C
+        kind = Kind.CompletionLocked if self.kind == Kind.MemoryLocked.value else Kind.Completion
+        start = (not refused) | (self.attr & 3) << 12 | (self.attr >> 2) << 18 | (self.tag >> 8 & 1) << 19
+        start |= self.tc << 20 | (self.tag >> 9) << 23 | kind.value << 24
+        start |= (Fmt.ThreeDw if refused else Fmt.ThreeDwData).value << 29
+        status = CompletionStatus.UnsupportedRequest if refused else CompletionStatus.Successful
+        ids = count & 0xFFF | status.value << 13 | completer << 16
+        return start | ids << 32 | (first | (self.tag & 255) << 8 | self.requester << 16) << 64
+
+
+class PacketBench(Bench):
+    """The host port without a root complex: packets of any content, and what a page of registers then holds."""
+
+    HELD = ("SUBMIT_BASE_LOW", "SUBMIT_BASE_HIGH", "COMPLETE_BASE_LOW", "COMPLETE_BASE_HIGH", "MSI_DATA")
+
+    def __init__(self, dut, stall):
+        super().__init__(dut, DUTS)
+        self.stall = stall
+        self.page = {ADDRESS[name]: 0 for name in self.HELD}
+        self.counts = {"BUS_UNSUPPORTED": 0, "BUS_UNEXPECTED": 0}
+
+    async def start(self, bar):
+        await self.reset()
+        self.dut.counter_value.value, self.dut.pcie__credit.value = 0, 3
+        self.configure(bar)
+
+    def configure(self, bar):
+        self.bar, self.id = bar, self.random.getrandbits(16)
+        fields = {"id": self.id, "bus_master": 1, "max_payload": 1, "max_read": 2, "bar": bar}
+        self.dut.pcie__config.value = pack(PcieConfig, fields)
+
+    def some(self, fmt, kind, **fields):
+        """A packet that is random but for `fields`; in BAR 0 unless they say otherwise."""
+        draw, data = self.random.getrandbits, []
+        fields.setdefault("length", 1)
+        if fmt & 2:
+            data = [draw(32) for _ in range(fields["length"] or 1024)]
+        offset = self.random.choice(list(self.page))
+        chosen = {"address": self.bar >> 12 << 12 | offset, "last_be": draw(4), "attr": draw(3), "tc": draw(3)}
+        chosen |= {"tag": draw(10), "requester": draw(16), "ignored": draw(5), "data": data}
+        return Packet(fmt, kind, **chosen | fields)
+
+    def transfer(self):
+        """Begin to read and to write as much as goes at once."""
+        for name in ("ingest", "egress"):
+            cocotb.start_soon(self.send(f"{name}.request", [{"address": 0, "bytes": 1 << 14}]))
+        cocotb.start_soon(self.send("egress.line", [{"data": n, "void": 0} for n in range(1 << 8)]))
+
+    async def seen(self, cycles):
+        """Which packets begin within some cycles, and when."""
+        valid, payload, packets = self.dut.pcie__to_host__valid, self.dut.pcie__to_host__payload, []
+        self.dut.pcie__to_host__ready.value = 1
+        for _ in range(cycles):
+            await ReadOnly()
+            beat = Beat.from_bits(int(payload.value)) if valid.value else None
+            if beat is not None and beat.first:
+                completion = beat.header >> 24 & 31 == Kind.Completion.value
+                kind = "completion" if completion else "write" if beat.header >> 30 & 1 else "read"
+                packets.append((kind, self.now()))
+            await RisingEdge(self.dut.clk)
+        self.dut.pcie__to_host__ready.value = 0
+        return packets
+
+    async def treat(self, packet):
+        """Give it to the chip: its answer and all effects are those of the table."""
+        fate, offset = packet.fate(self.bar), packet.address & 0xFFF
+        beats = packet.beats(self.random.getrandbits)
+        await self.within(20000, self.send("pcie.from_host", beats, self.stall), f"taking {packet}")
+        if fate == "read":
+            await self.answered(packet, self.page.get(offset, 0))
+        elif fate == "refused":
+            await self.answered(packet, None)
+        elif fate == "written" and offset in self.page:
+            self.page[offset] = packet.data[0]
+        unknown = fate in ("read", "written") and offset not in self.page
+        self.counts["BUS_UNSUPPORTED"] += fate in ("refused", "dropped") or unknown
+        self.counts["BUS_UNEXPECTED"] += fate == "completion"
+        await self.expect({offset if offset in self.page else self.random.choice(list(self.page))}, f"after {packet}")
+
+    async def expect(self, offsets, when):
+        """What these registers hold, and the counts of bad packets."""
+        counts = {ADDRESS[name]: count for name, count in self.counts.items()}
+        for offset, wanted in [*((offset, self.page[offset]) for offset in offsets), *counts.items()]:
+            reading = self.some(int(self.bar >> 32 != 0), Kind.Memory.value, address=self.bar >> 12 << 12 | offset)
+            await self.send("pcie.from_host", reading.beats(self.random.getrandbits))
+            await self.answered(reading, wanted, when)
+
+    async def answered(self, packet, value, when="at once"):
+        (beat,) = await self.within(20000, self.receive("pcie.to_host", 1, self.stall), f"the answer to {packet}")
+        wanted = packet.completion(self.id, value is None)
+        assert (beat.first, beat.last, beat.count) == (1, 1, value is not None), f"{packet}: {beat}"
+        assert beat.header == wanted, f"{packet} is answered with {beat.header:#x}, {wanted:#x} expected {when}"
+        found = beat.data & 0xFFFF_FFFF
+        assert value in (None, found), f"{packet}: register is {found:#x}, {value:#x} expected {when}"
+
+
+@cocotb.test()
+@cocotb.parametrize(high=[False, True])
+async def packets_are_treated_as_the_table_says(dut, high):
+    bench = PacketBench(dut, 0.5 * high)
+    draw = bench.random.getrandbits
+    await bench.start(draw(64 if high else 32))
+    four, memory = int(high), Kind.Memory.value
+    for fmt, kind in product(range(four, 8, 2), range(32)):
+        await bench.treat(bench.some(fmt, kind, first_be=bench.random.choice((0, 15, draw(4)))))
+    for write, be in product((0, 2), range(16)):
+        await bench.treat(bench.some(write | four, memory, first_be=be))
+    for write in (0, 2):
+        await bench.treat(bench.some(write | four, memory, ep=1))
+    for bit in range(10):
+        length = 1 ^ 1 << bit
+        await bench.treat(bench.some(four, bench.random.choice((0, 1)), length=length, first_be=draw(4)))
+        if length <= 65:
+            await bench.treat(bench.some(2 | four, memory, length=length))
+        await bench.treat(bench.some(four, memory, length=draw(10), first_be=draw(4)))
+    await bench.expect(bench.page, "in the end")
+
+
+@cocotb.test()
+@cocotb.parametrize(bits=[32, 64])
+async def bar_0_is_a_page_at_any_address(dut, bits):
+    bench = PacketBench(dut, 0.0)
+    first, four, memory = bench.random.getrandbits(bits), int(bits > 32), Kind.Memory.value
+    await bench.start(first)
+    for bar in (first, first ^ (1 << bits) - 1):
+        bench.configure(bar)
+        for write, bit in product((0, 2), range(12, bits)):
+            await bench.treat(bench.some(write | four, memory, address=bar ^ 1 << bit))
+        for write, bit in product((0, 2), range(2, 12)):
+            if 1 << bit not in ADDRESS.values():
+                await bench.treat(bench.some(write | four, memory, address=bar >> 12 << 12 | 1 << bit))
+    await bench.expect(bench.page, "in the end")
+
+
+@cocotb.test()
+async def reads_and_writes_take_turns(dut):
+    """Whenever both have waited for a while, and may begin in a single cycle."""
+    bench = PacketBench(dut, 0.0)
+    if bench.stalled:
+        return
+    await bench.start(0)
+    bench.transfer()
+    watch = cocotb.start_soon(bench.seen(30 * 20))
+    for _ in range(30):
+        dut.pcie__credit.value = 0
+        await bench.cycles(19)
+        dut.pcie__credit.value = pack(Credit, {"posted": 1, "nonposted": 1})
+        await bench.cycles(1)
+    kinds = [kind for kind, _ in await watch]
+    assert len(kinds) >= 29 and all(a != b for a, b in pairwise(kinds)), f"{kinds}"
+
+
+@cocotb.test()
+@cocotb.parametrize(credit=["posted", "nonposted"])
+async def what_has_to_wait_holds_up_nothing_else(dut, credit):
+    bench = PacketBench(dut, 0.0)
+    await bench.start(0)
+    dut.pcie__credit.value = pack(Credit, {credit: 1})
+    bench.transfer()
+    kinds = [kind for kind, _ in await bench.seen(200)]
+    assert len(kinds) > 3 and set(kinds) == {"write" if credit == "posted" else "read"}, f"{kinds}"
+
+
+@cocotb.test()
+async def a_completion_waits_for_the_rest_of_a_packet_alone(dut):
+    """Of 4 beats at the most, from 5 cycles after its request was taken."""
+    bench = PacketBench(dut, 0.0)
+    if bench.stalled:
+        return
+    await bench.start(0)
+    bench.transfer()
+    watch = cocotb.start_soon(bench.seen(400))
+    taken = []
+    for _ in range(20):
+        await bench.cycles(bench.random.randrange(8, 16))
+        reading = bench.some(0, Kind.Memory.value)
+        taken.append(await bench.send("pcie.from_host", reading.beats(bench.random.getrandbits)))
+    began = [cycle for kind, cycle in await watch if kind == "completion"]
+    # A beat is taken at the end of the cycle before.
+    waits = [at - (since - 1) for at, since in zip(began, taken)]
+    assert len(waits) == 20 and set(waits) <= set(range(5, 9)), f"{waits}"
+
+
 HOSTS = {
     "plain": {},
     "stalls": {"stall": 0.4},
@@ -450,8 +714,9 @@ async def rings_and_msi(dut, stall, size):
             await bench.send("records", [{"tag": got.task.tag, "where": 3 * n, "cycles": n << 20, "last": 1}], stall)
 
     worker = cocotb.start_soon(dispatcher())
-    given = taken = 0
+    given, taken, began = 0, 0, bench.now()
     while taken < len(entries):
+        assert bench.now() - began < 60_000
         free = min(await bench.get("SUBMIT_HEAD") + size, len(entries))
         for n in range(given, free):
             at = n % size * RECORD_BYTES
@@ -524,10 +789,7 @@ async def failed_reads(dut, stall):
     ):
         bench.chip.held = []
         reading = cocotb.start_soon(bench.read_range(base, 500))
-        while not bench.chip.held:
-            await bench.cycles(10)
-        await bench.cycles(200)
-        held, bench.chip.held = bench.chip.held, None
+        held = await bench.completions_held(200)
         spoil(held[len(held) // 2])
         for cpl in held:
             bench.chip.give(cpl)
@@ -557,9 +819,7 @@ async def silence_is_timed_out_and_late_completions_are_dropped(dut):
     before = await bench.get("BUS_UNEXPECTED")
     bench.chip.held = []
     reading = cocotb.start_soon(bench.read_range(base + 7, 300))
-    while not bench.chip.held:
-        await bench.cycles(10)
-    held, bench.chip.held = bench.chip.held, None
+    held = await bench.completions_held()
     assert {cpl.tag & 31 for cpl in held} == {cpl.tag & 31 for cpl in late}
     for cpl in late + held:
         bench.chip.give(cpl)

@@ -28,6 +28,7 @@ BASE = 0x12_0000_0040
 class RingBench(Bench):
     def __init__(self, dut):
         super().__init__(dut, DUTS)
+        self.counting = None
 
     async def send(self, path, values, stall=0.0, gaps=None):
         return await self.within(20_000, super().send(path, values, stall, gaps), path)
@@ -37,12 +38,17 @@ class RingBench(Bench):
         for name in ("base", "size", "set", "index", "move"):
             getattr(self.dut, f"control__{name}").value = 0
         self.refused = 0
-        cocotb.start_soon(self._count())
+        if self.counting:
+            self.counting.cancel()
+        self.counting = cocotb.start_soon(self._count())
 
     async def _count(self):
+        refused = self.dut.control__refused
         while True:
+            if not refused.value:
+                await RisingEdge(refused)
             await ReadOnly()
-            self.refused += int(self.dut.control__refused.value)
+            self.refused += int(refused.value)
             await RisingEdge(self.dut.clk)
 
     async def set(self, size, base=BASE):
@@ -87,7 +93,7 @@ async def both_refuse_sizes_that_are_no_power_of_two(dut):
     bench = RingBench(dut)
     await bench.start()
     for low in range(17):
-        for high in range(low + 1, 18):
+        for high in range(low + 1, 32):
             await bench.set((1 << low) + (1 << high))
             assert bench.state("enabled", "bad") == (0, 1), f"size {(1 << low) + (1 << high)}"
 
@@ -499,10 +505,11 @@ async def completion_of_any_size_at_any_place(dut):
 
 @cocotb.test()
 async def completion_counts_far(dut):
-    """Beyond a ring of 65536, whose every place is written; packets are looked at here and there."""
+    """Each place of a ring of any size is written, a middle one's many times; packets are looked at here and there."""
     bench = CompletionBench(dut)
     content = bench.random.getrandbits(DoneRecord.as_shape().size)
-    for size, total in ((2, 600), (64, 2100), (MAXIMUM_ENTRIES, MAXIMUM_ENTRIES + 500)):
+    for size in (1 << power for power in range(17)):
+        total = size + 500 if size != 4096 else (1 << 18) + 3 * size
         base = bench.random.getrandbits(58) << 6
         await bench.start(msi=False)
         bench.hold()
@@ -518,7 +525,7 @@ async def completion_counts_far(dut):
             address = header.dw2 << 32 | header.dw3 if header.start.fmt.value & 1 else header.dw2
             assert address == (base + 64 * (done % size)) % (1 << 64), f"record {done} of a ring of {size}"
             assert beat.data == content >> 32 << 32 | done and bench.state("head", "tail") == (head, done)
-            step = min(bench.random.randrange(1, 400), head + size - done)
+            step = min(bench.random.randrange(1, max(400, size // 2)), head + size - done)
             dut.packet__ready.value = 1
             await bench.cycles(2 * step - 1)
             dut.packet__ready.value = 0
@@ -526,11 +533,17 @@ async def completion_counts_far(dut):
             await bench.cycles(2)
             assert bench.state("tail") == (done,)
             if done == head + size:
-                assert dut.full.value and not dut.packet__valid.value
+                full = f"a ring of {size} is full after {done} records"
+                assert dut.full.value and not dut.packet__valid.value, full
                 head += bench.random.randint((size + 1) // 2, size)
                 await bench.move(head)
                 assert bench.state("head") == (head,) and not dut.full.value
         assert bench.refused == 0
+        await bench.move(done + 1)
+        await bench.move(head - 1)
+        assert bench.refused == 2 and bench.state("head") == (head,)
+        await bench.move(done)
+        assert bench.refused == 2 and bench.state("head") == (done,), f"all {done} records are taken"
 
 
 @cocotb.test()
@@ -558,6 +571,23 @@ async def completion_finishes_a_record_of_the_old_ring(dut):
         assert bench.memory[new] & 0xFFFF_FFFF == 0 and bench.state("tail") == (1,)
         old = new
         await bench.set(4, old)
+
+
+@cocotb.test()
+async def completion_of_a_record_that_comes_as_the_ring_is_set(dut):
+    """It goes to the new one."""
+    bench = CompletionBench(dut)
+    await bench.start(msi=False)
+    await bench.set(4)
+    for n in range(4):
+        new = BASE + 0x1000 * (n + 1)
+        bench.memory.clear()
+        sender = cocotb.start_soon(bench.send("i", records([n])))
+        await bench.set(4, new)
+        await bench.within(20, sender)
+        await bench.cycles(10)
+        assert list(bench.memory) == [new] and bench.memory[new] & 0xFFFF_FFFF == 0
+        assert bench.state("head", "tail") == (0, 1)
 
 
 @cocotb.test()

@@ -248,12 +248,15 @@ async def random_traffic(dut, stall_in, stall_out):
     bench = Bench(dut, DUTS)
     await bench.reset()
     rng, memory = bench.random, {}
+    # The devices do not look at the upper bits of the row: each row that is used has its own.
+    above = [rng.randrange(1 << 29) & -DEPTH for _ in range(DEPTH // 2048)]
     for spread in (4, 64, 4096, DEPTH):
         requests = []
         base = rng.randrange(0, DEPTH, 512)
         for _ in range(1500):
             near = (base + rng.randrange(spread)) % DEPTH
             address = near if rng.random() < 0.7 else rng.randrange(spread) * 2048 % DEPTH
+            address |= above[address // 2048]
             id = rng.choice((0, 1, 9, 200, 255))
             requests.append(write(address, rng.getrandbits(512), id) if rng.random() < 0.4 else read(address, id))
         judge(requests, await access(bench, requests, stall_in, stall_out), memory)
@@ -343,3 +346,87 @@ async def a_stalled_consumer_hinders_only_acceptance(dut):
     await sender
     await bench.cycles(200)
     assert unpack(DdrActivity, bench.get("activity")).held == 0
+
+
+def turns():
+    """Name to requests, each after how many idle cycles: what the rule for the turns of reads and writes decides."""
+    at = lambda n: n + 512  # noqa: E731
+    mix = lambda reads, n: [read(reads * n + k) for k in range(reads)]  # noqa: E731
+    return {
+        "one write": [(0, write(at(0), 0))],
+        "writes": [(0, write(at(n), n)) for n in range(40)],
+        "slow writes": [(8, write(at(n), n)) for n in range(8)],
+        "half the writes among reads": [(0, write(at(n), n) if 20 <= n < 36 else read(n)) for n in range(136)],
+        "a write among reads": [(0, write(at(0), 0) if n == 20 else read(n)) for n in range(100)],
+        "writes before reads": [*((0, write(at(n), n)) for n in range(24)), *((0, read(n)) for n in range(100))],
+        "writes of one bank group before a read": [*((0, write(at(4 * n), n)) for n in range(90)), (0, read(1))],
+        "many writes and slow reads": [(n % 3, read(n // 6) if n % 6 == 5 else write(at(n), n)) for n in range(240)],
+        "a write, rest, a read": [(0, read(0)), (0, write(at(0), 0)), (11, read(1)), (40, read(2))],
+        **{
+            f"{reads} reads to a write": [
+                (0, request) for n in range(120) for request in (write(at(n), n), *mix(reads, n))
+            ]
+            for reads in (1, 2, 3)
+        },
+    }
+
+
+TURNS = {
+    "ddr4_3200aa": {
+        "one write": (4, 4, 0, 9),
+        "writes": (4, 43, 0, 48),
+        "slow writes": (12, 91, 0, 88),
+        "half the writes among reads": (54, 69, 161, 170),
+        "a write among reads": (120, 120, 101, 125),
+        "writes before reads": (4, 27, 132, 141),
+        "writes of one bank group before a read": (11, 215, 142, 220),
+        "many writes and slow reads": (4, 585, 591, 600),
+        "a write, rest, a read": (34, 34, 56, 50),
+        "1 reads to a write": (7, 361, 369, 378),
+        "2 reads to a write": (24, 500, 479, 505),
+        "3 reads to a write": (7, 620, 595, 625),
+    },
+    "ddr4_2400r": {
+        "one write": (4, 4, 0, 8),
+        "writes": (4, 43, 0, 47),
+        "slow writes": (12, 91, 0, 86),
+        "half the writes among reads": (53, 68, 159, 166),
+        "a write among reads": (120, 120, 101, 124),
+        "writes before reads": (9, 32, 136, 143),
+        "writes of one bank group before a read": (4, 205, 131, 209),
+        "many writes and slow reads": (4, 584, 589, 596),
+        "a write, rest, a read": (44, 44, 61, 62),
+        "1 reads to a write": (6, 360, 367, 374),
+        "2 reads to a write": (128, 520, 499, 524),
+        "3 reads to a write": (6, 619, 594, 623),
+    },
+}
+"""Cycle of the first and the last write and of the last read at the devices, and cycles in which something is held."""
+
+
+@cocotb.test()
+async def turns_of_reads_and_writes(dut):
+    """To the cycle: a change here is one of the controller's throughput."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    # The rows that are used are open.
+    await access(bench, [read(bank + group) for bank in (0, 512) for group in range(4)])
+    found = {}
+    for name, requests in turns().items():
+        await bench.cycles(100)
+        bench.port("port.response.ready").value = 1
+        gaps = iter([gap for gap, _ in requests])
+        sender = cocotb.start_soon(bench.send("port.request", [r for _, r in requests], gaps=lambda: next(gaps)))
+        seen = {name: [] for name in ("read", "write", "held")}
+        for cycle in range(5 * len(requests) + 100):
+            await FallingEdge(dut.clk)
+            now = unpack(DdrActivity, bench.get("activity"))
+            for kind, cycles in seen.items():
+                if getattr(now, kind):
+                    cycles.append(cycle)
+        await sender
+        found[name] = seen["write"][0], seen["write"][-1], (seen["read"] or [0])[-1], len(seen["held"])
+        assert len(seen["write"]) + len(seen["read"]) == len(requests), name
+        assert not now.held, name
+    no_rule_broken(bench)
+    assert found == TURNS[bench.name]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from amaranth.hdl import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 
 from tessera.golden.jpeg.tables import Marker
 from tessera.hw.codec.jpeg.bits import ByteFeed, Unstuffer
@@ -85,7 +85,8 @@ class JpegDecoderCore(wiring.Component):
             (dequantizer.o, idct.i),
         ):
             connect(m, source, sink)
-        target = Signal(SlotRef)
+        used = ("window", "body", "lines")
+        target = Signal(data.StructLayout({name: SlotRef.as_shape()[name].shape for name in used}))
         m.d.comb += [
             share.response1.ready.eq(1),
             idct.o.ready.eq(writer.i.ready),
@@ -108,7 +109,7 @@ class JpegDecoderCore(wiring.Component):
         ]
 
         # Tiles that are decoded but not yet handed to the memory.
-        tiles = Signal(16)
+        tiles = Signal(5)
         decoded = entropy.o.valid & entropy.o.ready & entropy.o.payload.last & entropy.o.payload.inside
         m.d.sync += tiles.eq(tiles + decoded - (writer.request.valid & writer.request.ready))
         drained = Signal()
@@ -136,7 +137,7 @@ class JpegDecoderCore(wiring.Component):
                     self.start.ready.eq(begin.ready),
                     parser.start.eq(begin.valid & begin.ready),
                 ]
-                m.d.sync += target.eq(task.target)
+                m.d.sync += [getattr(target, name).eq(getattr(task.target, name)) for name in used]
                 with m.If(self.start.valid & begin.ready):
                     m.next = "Headers"
             with m.State("Headers"):

@@ -220,7 +220,7 @@ class Parser(wiring.Component):
                     with m.Case(Marker.EOI):
                         with m.If(~have_frame):
                             fail(Status.JpegMissingFrame)
-                        with m.Elif(scanned != Mux(frame_count == 1, 1, 7)):
+                        with m.Elif(scanned != Mux(frame_count[1], 7, 1)):
                             fail(Status.JpegMissingComponent)
                         with m.Else():
                             fail(Status.Ok, 0)
@@ -280,7 +280,7 @@ class Parser(wiring.Component):
                     m.next = "QuantizerHigh"
                 with m.If((high[5:] != 0) | (high[2:4] != 0)):
                     fail(Status.JpegBadTable)
-                with m.Elif(left < Mux(high[4], 128, 64)):
+                with m.Elif(left[6:] < Mux(high[4], 2, 1)):
                     fail(Status.JpegBadLength)
             with m.State("QuantizerHigh"), next_byte():
                 m.d.sync += high.eq(byte)
@@ -307,7 +307,7 @@ class Parser(wiring.Component):
                 m.next = "HuffmanTable"
                 with m.If((high[5:] != 0) | (high[2:4] != 0)):
                     fail(Status.JpegBadTable)
-                with m.Elif(left < 16):
+                with m.Elif(~left[4:].any()):
                     fail(Status.JpegBadLength)
             load = self.huffman.payload
             codes_left = Signal(9)
@@ -381,7 +381,7 @@ class Parser(wiring.Component):
                     fail(Status.JpegUnsupportedComponents)
             with m.State("ComponentCountCheck"):
                 m.next = "ComponentId"
-                with m.If(length != Mux(frame_count == 1, 11, 17)):
+                with m.If(length != Mux(frame_count[1], 17, 11)):
                     fail(Status.JpegBadLength)
             with m.State("ComponentId"), next_byte():
                 m.next = "ComponentFactors"
@@ -406,14 +406,14 @@ class Parser(wiring.Component):
                 m.next = "ComponentId"
                 with m.If(number + 1 == frame_count):
                     m.next = "Sampling"
-                with m.If(byte > 3):
+                with m.If(byte[2:].any()):
                     fail(Status.JpegBadFrame)
             with m.State("Sampling"):
                 y, cb, cr = components
                 alike = (cb.h == cr.h) & (cb.v == cr.v)
                 m.d.sync += [have_frame.eq(1), number.eq(0)]
                 m.next = "Room"
-                with m.If(frame_count == 1):
+                with m.If(~frame_count[1]):
                     m.d.sync += frame.chroma_format.eq(Format.Gray)
                 with m.Elif(alike & (y.h == cb.h) & (y.v == cb.v)):
                     m.d.sync += frame.chroma_format.eq(Format.C444)
@@ -439,7 +439,7 @@ class Parser(wiring.Component):
             after_chosen, blocks, spectral_bad = Signal(3), Signal(6), Signal()
             with m.State("ScanCountCheck"):
                 # Components that may come next: those after the last one chosen.
-                m.d.sync += [after_chosen.eq(Mux(frame_count == 1, 1, 7)), blocks.eq(0), spectral_bad.eq(0)]
+                m.d.sync += [after_chosen.eq(Mux(frame_count[1], 7, 1)), blocks.eq(0), spectral_bad.eq(0)]
                 m.next = "ScanComponent"
                 with m.If(length != 6 + (scan_count << 1)):
                     fail(Status.JpegBadLength)
@@ -478,7 +478,7 @@ class Parser(wiring.Component):
                     m.next = "SpectralStart"
                 there = dc_there.bit_select(td[:2], 1) & ac_there.bit_select(ta[:2], 1)
                 there = there & quantizer_there.bit_select(tq_of, 1)
-                with m.If((td > 3) | (ta > 3)):
+                with m.If(td[2:].any() | ta[2:].any()):
                     fail(Status.JpegBadScan)
                 with m.Elif(~there):
                     fail(Status.JpegMissingTable)

@@ -10,7 +10,7 @@ from tessera.golden.frames import ChromaFormat
 from tessera.golden.jpeg.decoder import JpegError, decode
 from tessera.golden.jpeg.encoder import encode
 from tessera.golden.jpeg.headers import HeaderReader
-from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL
+from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL, Marker
 from tessera.hw.codec.jpeg.decoder import JpegDecoder, JpegDecoderParameters
 from tessera.hw.codec.jpeg.idct import BLOCK_CYCLES
 from tessera.hw.config import ddr4_3200aa
@@ -26,6 +26,7 @@ from tessera.hw.models.storage import Backdoor
 from tessera.sim.clips import BUILT_IN
 from tessera.tb.bench import Dut, keep_figures
 from tessera.tb.codec.jpeg.corpus import clip_frame, exotic, hostile, mutations, picture, pillow_files
+from tessera.tb.codec.jpeg.multiplex import segment
 from tessera.tb.engine import EngineBench, Slot
 
 
@@ -76,13 +77,18 @@ class EitherMemory(wiring.Component):
 
 
 DUTS = {
-    "decoder": Dut(lambda: EngineHarness(JpegDecoder()), tests="files|nothing|targets|aborts|throughput"),
+    "decoder": Dut(
+        lambda: EngineHarness(JpegDecoder(), window_lines=1 << 16),
+        tests="files|nothing|targets|aborts|throughput|sizes_of_each_bit|skipped|faults",
+    ),
     "limited": Dut(
         lambda: EngineHarness(JpegDecoder(JpegDecoderParameters(max_width=40, max_height=24, short_bits=5, lines=2))),
         stalls=True,
-        tests="limits|files_of_all_kinds",
+        tests="limits|files_of_all_kinds|small_files|anywhere|skipped|faults",
     ),
-    "memory": Dut(lambda: EitherMemory(JpegDecoder()), tests="slowdown"),
+    "memory": Dut(
+        lambda: EitherMemory(JpegDecoder()), tests="slowdown|small_files|anywhere|sizes_of_each_bit|skipped|faults"
+    ),
 }
 SOURCE, TARGET = Slot(1), Slot(2)
 
@@ -121,6 +127,16 @@ class EitherBench(EngineBench):
         await super().reset(cycles, **knobs)
 
 
+def bench_of(dut):
+    """The bench that suits the build."""
+    bench = EngineBench(dut, DUTS)
+    return EitherBench(dut, DUTS) if bench.name == "memory" else bench
+
+
+LIMITS = {"limited": (40, 24)}
+"""Of a picture's size, in some builds."""
+
+
 def lines_of(data, limits):
     """Lines of the surface that the frame header asks for; 0 if there is no good one before the first scan."""
     reader = HeaderReader(data, *limits)
@@ -132,10 +148,9 @@ def lines_of(data, limits):
     return SurfaceLayout(reader.format, reader.width, reader.height).lines if reader.components else 0
 
 
-async def decode_one(
-    bench, name, data, tag=1, target=TARGET, limits=(65535, 65535), timeout=400_000, source=SOURCE
-):
+async def decode_one(bench, name, data, tag=1, target=TARGET, timeout=400_000, source=SOURCE):
     """One file through the silicon, compared with the golden; its done message."""
+    limits = LIMITS.get(bench.name, (65535, 65535))
     try:
         golden, error = decode(data, *limits), None
     except JpegError as e:
@@ -171,17 +186,98 @@ async def files_of_all_kinds(dut, memory_stall):
     bench = EngineBench(dut, DUTS)
     await bench.reset(latency=4 if memory_stall else 30, stall=memory_stall)
     count = 12 if memory_stall or bench.stalled else 40
-    limits = (40, 24) if bench.name == "limited" else (65535, 65535)
     files = [*pillow_files(11 + memory_stall, count), *exotic(12 + memory_stall, count)]
     formats, refused = set(), 0
     for n, (name, data) in enumerate(files):
-        done = await decode_one(bench, name, data, tag=n + 1, limits=limits)
+        done = await decode_one(bench, name, data, tag=n + 1)
         refused += Status(done.status) is not Status.Ok
         formats.add(done.chroma_format)
     if bench.name == "limited":
         assert refused and len(formats) > 1
     else:
         assert not refused and len(formats) == 4
+
+
+@cocotb.test()
+async def small_files(dut):
+    """A picture of each format, twice in the same time, and a file for each status; then a task that is cut off."""
+    bench = bench_of(dut)
+    await bench.reset()
+    random = np.random.default_rng(2)
+    for n, chroma_format in enumerate(ChromaFormat):
+        # The last one has more restarts than there are markers for them.
+        width, height = (17, 9) if n < 3 else (40, 24)
+        data = encode(picture(random, width, height, chroma_format), 80, (0, 1, 2, 1)[n])
+        first, again = [await decode_one(bench, f"{chroma_format}", data, tag=n) for _ in range(2)]
+        assert bench.stalled or first.cycles == again.cycles, f"{chroma_format}: {first.cycles}, then {again.cycles}"
+    seen = set()
+    for name, file in [*exotic(12, 4, 24), *hostile()]:
+        status = status_of(file, LIMITS.get(bench.name, (65535, 65535)))
+        if status not in seen:
+            seen.add(status)
+            await decode_one(bench, name, file)
+            # And all of it a few cycles later, an odd number of them.
+            await decode_one(bench, f"{name}, with a comment", file[:2] + segment(Marker.COM, b"ab") + file[2:])
+    assert len(seen) >= 20
+    await bench.write_bitstream(SOURCE, data)
+    await bench.send("task", [{"tag": 9, "source": SOURCE.fields(), "target": TARGET.fields()}])
+    await bench.cycles(first.cycles * 3 // 4)
+    dut.abort.value = 1
+    (done,) = await bench.within(2000, bench.receive("done", 1))
+    dut.abort.value = 0
+    assert Status(done.status) is Status.Aborted
+    again = await decode_one(bench, "after an abort", data)
+    assert bench.stalled or first.cycles == again.cycles, f"after an abort: {first.cycles}, then {again.cycles} cycles"
+
+
+@cocotb.test()
+async def skipped_bytes(dut):
+    """A segment that is of no interest takes half a cycle per byte, from the task to done."""
+    bench = bench_of(dut)
+    if bench.stalled:
+        return
+    # What the memory is slow with may hide a cycle.
+    await bench.reset(latency=4)
+    good = encode(picture(np.random.default_rng(3), 9, 9, ChromaFormat.Gray), 60)
+    cycles = []
+    for count in range(16):
+        data = good[:2] + segment(Marker.COM, bytes(2 * count)) + good[2:]
+        cycles.append((await decode_one(bench, f"{2 * count} bytes of comment", data)).cycles)
+    assert cycles == [cycles[0] + count for count in range(16)], f"cycles with 0, 2, 4 .. bytes of comment: {cycles}"
+
+
+@cocotb.test()
+async def faults_with_blocks_under_way(dut):
+    """A bad marker behind a scan, and scans that end too early, when more or less is still on its way to the memory."""
+    bench = bench_of(dut)
+    await bench.reset()
+    random = np.random.default_rng(4)
+    for n in range(12):
+        good = encode(picture(random, 8 + 8 * (n % 3), 8, ChromaFormat.Gray), 20 + 7 * n)
+        await decode_one(bench, f"bad marker behind scan {n}", good[:-2] + b"\xff\x02")
+        await decode_one(bench, f"scan {n} without its end", good[: -3 - n])
+
+
+def status_of(data, limits):
+    """Of a file, from the golden."""
+    try:
+        decode(data, *limits)
+    except JpegError as error:
+        return Status(int(error.status))
+    return Status.Ok
+
+
+@cocotb.test()
+async def sizes_of_each_bit(dut):
+    """Widths and heights of each bit: the room that they need is told before anything is decoded."""
+    bench = bench_of(dut)
+    await bench.reset()
+    good = encode(picture(np.random.default_rng(7), 9, 9, ChromaFormat.C444), 50)
+    size = good.index(b"\xff\xc0") + 5
+    for n in range(16):
+        for width, height in ((1 << n, 1), (1, 1 << n), (0xFFFF ^ 1 << n, 0x5A5A)):
+            data = good[:size] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + good[size + 4 :]
+            await decode_one(bench, f"{width}x{height}", data, target=Slot(2, lines=0))
 
 
 @cocotb.test()
@@ -272,16 +368,26 @@ async def targets_too_small_and_refused(dut):
 
 @cocotb.test()
 async def targets_and_files_anywhere(dut):
-    """In each window, at lines of all bits that the memory has; and targets with room of all bits."""
-    bench = EngineBench(dut, DUTS)
+    """In each window, at lines of each bit, those that are not there refused; and targets with room of each bit."""
+    bench = bench_of(dut)
     await bench.reset()
-    data = encode(picture(np.random.default_rng(8), 9, 9, ChromaFormat.Gray), 60)
-    for n in range(14):
-        source = Slot(n % 8, body=1 << n)
-        target = Slot((n + 3) % 8, body=512 * ((31, 1, 2, 4, 8, 16, 21)[n % 7]))
+    data = encode(picture(np.random.default_rng(8), 17, 9, ChromaFormat.Gray), 100)
+    bits = bench.window_lines.bit_length() - 1
+    bodies = [512 * blocks for blocks in (31, 21, *(1 << n for n in range(bits - 9)))]
+    for n in range(bits):
+        source, target = Slot(n % 8, body=1 << n), Slot((n + 3) % 8, body=bodies[n % len(bodies)])
         await decode_one(bench, f"{source} to {target}", data, source=source, target=target)
     for n in range(24):
         await decode_one(bench, f"room of {1 << n} lines", data, target=Slot(2, lines=1 << n))
+    # In a window that is not there the header is refused, at a line that is not there the body.
+    cases = [(Slot(1 << n), TARGET, 7) for n in range(3, 6)] + [(SOURCE, Slot(1 << n), 15) for n in range(3, 6)]
+    for n in range(bits, 26):
+        cases += [(Slot(1, body=1 << n), TARGET, 0), (SOURCE, Slot(2, body=1 << n), 1 | 8)]
+    await bench.write_bitstream(SOURCE, data)
+    for source, target, where in cases:
+        done = await bench.run({"tag": 9, "source": source.fields(), "target": target.fields()})
+        found = Status(done.status), done.where
+        assert found == (Status.Refused, where), f"{source} to {target}: {found}"
 
 
 @cocotb.test()
@@ -368,5 +474,5 @@ async def limits(dut):
     await bench.reset()
     for width, height in ((40, 24), (41, 24), (40, 25), (1, 1)):
         data = encode(picture(np.random.default_rng(6), width, height, ChromaFormat.C422), 50)
-        done = await decode_one(bench, f"{width}x{height}", data, limits=(40, 24))
+        done = await decode_one(bench, f"{width}x{height}", data)
         assert (Status(done.status) is Status.Ok) == (width <= 40 and height <= 24)

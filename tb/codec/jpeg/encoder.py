@@ -8,6 +8,7 @@ from tessera.golden.jpeg.encoder import coefficients, encode
 from tessera.golden.jpeg.tables import ZIGZAG_TO_NATURAL
 from tessera.hw.codec.jpeg.encoder import JpegEncodeParams, JpegEncoder
 from tessera.hw.engine import SlotKind, Status
+from tessera.hw.memory.layout import SurfaceLayout
 from tessera.hw.models.memory import EngineHarness
 from tessera.sim.clips import BUILT_IN
 from tessera.tb.bench import Dut, keep_figures, pack
@@ -96,6 +97,41 @@ async def equals_golden(dut, stall):
             number += 1
 
 
+@cocotb.test()
+async def slowest_memory(dut):
+    """A memory that takes and answers a request in one of 16 cycles: the headers wait for it too."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset(stall=15)
+    for number, chroma_format in enumerate(ChromaFormat):
+        await run_good(bench, noise(chroma_format, 17, 9, number), 95, number)
+
+
+@cocotb.test()
+async def reads_the_picture_once(dut):
+    """Four tiles are read while the headers are written; the source's window may then be closed."""
+    bench = EngineBench(dut, DUTS)
+    if bench.stalled:
+        return
+    await bench.reset(latency=4)
+    frame = noise(ChromaFormat.Gray, 16, 16, 1)
+    await bench.write_surface(SOURCE, frame)
+    await bench.send("task", [task()])
+    await bench.cycles(100)
+    bench.set_memory(latency=4, window=SOURCE.window, limit=1)
+    (done,) = await bench.within(5000, bench.receive("done", 1))
+    assert (Status(done.status), done.where) == (Status.Ok, 0), f"something is read later: {done}"
+    same_bytes(await bench.read_bitstream(TARGET, done.bytes), encode(frame, 75), "read at the beginning only")
+
+
+@cocotb.test()
+async def many_blocks_under_way(dut):
+    """A third of the blocks are dummies, and symbols are slow: as many blocks wait as ever may."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset(latency=4)
+    for columns in (21, 23, 25):
+        await run_good(bench, noise(ChromaFormat.C420, 8 * columns, 8, 1), 100)
+
+
 TARGET_CYCLES_PER_PIXEL = 1.5
 
 
@@ -172,6 +208,79 @@ async def ends_at_every_room(dut):
         assert (outside == CANARY).all(), f"written outside the {lines} lines of the target"
     again = await run_good(bench, frame)
     assert bench.stalled or again == cold, f"{again} cycles instead of {cold}"
+
+
+def beginning(crop, width, height):
+    """The first bytes of a file of a picture that begins with `crop`: up to the end of the first MCU."""
+    data = bytearray(encode(crop, 100)[:-3])
+    size = data.index(b"\xff\xc0") + 5
+    data[size : size + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return bytes(data)
+
+
+@cocotb.test()
+async def sizes_of_each_bit(dut):
+    """Widths and heights of each bit: what is written until the target is full."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    room = bench.window_lines - SOURCE.body
+    sizes = [size for n in range(16) for size in ((1 << n, 1), (1, 1 << n))]
+    formats = ChromaFormat.Gray, ChromaFormat.C420
+    for chroma_format, (width, height) in [(form, size) for form in formats for size in sizes]:
+        what = f"{chroma_format} {width}x{height}"
+        crop = noise(chroma_format, min(width, 16), min(height, 16), width + height)
+        geometry = {"chroma_format": int(chroma_format), "width": width, "height": height}
+        await bench.write_header(SOURCE, kind=SlotKind.Surface, **geometry)
+        layout = SurfaceLayout(chroma_format, width, height)
+        of_crop = SurfaceLayout(chroma_format, crop.width, crop.height)
+        lines = of_crop.pack(crop)
+        bases = [layout.base(plane) for plane in range(chroma_format.planes)]
+        for plane, base in enumerate(bases):
+            if base < room:
+                first = of_crop.base(plane)
+                await bench.write_lines(SOURCE.window, SOURCE.body + base, lines[first : first + 4])
+        expected = beginning(crop, width, height)
+        small = Slot(TARGET.window, lines=len(expected) // 64)
+        done = await bench.run(task(quality=100, target=small))
+        found = done.status, done.where
+        if max(bases) >= room:
+            assert found == (Status.Refused, 0), f"{what}, chroma beyond the window: {done}"
+            continue
+        assert found == (Status.TargetTooSmall, small.lines + 1), f"{what}, {small.lines} lines: {done}"
+        same_bytes(await bench.read_bitstream(small, 64 * small.lines), expected[: 64 * small.lines], what)
+
+
+@cocotb.test()
+async def places_of_each_bit(dut):
+    """Slots in each window and at lines of each bit, those that are not there refused; and rooms of each bit."""
+    bench = EngineBench(dut, DUTS)
+    await bench.reset()
+    frame = noise(ChromaFormat.Gray, 16, 8, 9)
+    expected = encode(frame, 75)
+    needed = -(-len(expected) // 64)
+    # In a window that is not there the header is refused, at a line that is not there the body.
+    cases = [(Slot(n), Slot((n + 3) % 8), None) for n in range(8)]
+    cases += [(Slot(1 << n), TARGET, 7) for n in range(3, 6)] + [(SOURCE, Slot(1 << n), 15) for n in range(3, 6)]
+    for n in range(26):
+        there = 1 << n < bench.window_lines
+        cases += [(SOURCE, Slot(2, body=1 << n), None if there else 9)] if n else []
+        cases += [(Slot(1, body=1 << n), TARGET, None if there else 0)] if n >= 9 else []
+    cases += [(SOURCE, Slot(2, lines=1 << n), None) for n in range(24)]
+    for source, target, refused in cases:
+        what = f"{source} to {target}"
+        if source.window < 8 and source.body < bench.window_lines:
+            await bench.write_surface(source, frame)
+        elif source.window < 8:
+            await bench.write_header(source, kind=SlotKind.Surface, chroma_format=0, width=16, height=8)
+        done = await bench.run(task(target=target, source=source.fields()))
+        found = Status(done.status), done.where
+        if refused is not None:
+            assert found == (Status.Refused, refused), f"{what}: {found}"
+        elif target.lines < needed:
+            assert found == (Status.TargetTooSmall, target.lines + 1), f"{what}: {found}"
+        else:
+            assert found == (Status.Ok, 0), f"{what}: {found}"
+            same_bytes(await bench.read_bitstream(target, done.bytes), expected, what)
 
 
 @cocotb.test()

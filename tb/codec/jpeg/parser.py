@@ -15,7 +15,7 @@ from tessera.hw.codec.jpeg.bits import ByteFeed, Ending
 from tessera.hw.codec.jpeg.coefficients import QuantizerLoad
 from tessera.hw.codec.jpeg.huffman import HuffmanTables
 from tessera.hw.codec.jpeg.mcu import Scan
-from tessera.hw.codec.jpeg.parser import FrameHeader, Parser, Verdict
+from tessera.hw.codec.jpeg.parser import FrameHeader, Parser, ParserParameters, Verdict
 from tessera.hw.engine import Status
 from tessera.hw.lib.streams import connect
 from tessera.hw.memory.bitstream_reader import ByteGroup
@@ -23,6 +23,9 @@ from tessera.tb.bench import Bench, Dut, unpack
 from tessera.tb.codec.jpeg.bits import groups
 from tessera.tb.codec.jpeg.corpus import exotic, hostile, picture, pillow_files
 from tessera.tb.codec.jpeg.multiplex import segment
+
+LIMITS = 65533, 65534
+"""Largest width and height."""
 
 
 class Headers(wiring.Component):
@@ -40,7 +43,7 @@ class Headers(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.feed = feed = ByteFeed()
-        m.submodules.parser = parser = Parser()
+        m.submodules.parser = parser = Parser(ParserParameters(*LIMITS))
         m.submodules.tables = tables = HuffmanTables()
         for source, sink in (
             (self.i, feed.i),
@@ -109,7 +112,7 @@ async def parses_to_the_first_scan(dut, stall):
     files = [*pillow_files(31, 8, 80), *exotic(32, 8, 60)]
     for name, data in files:
         golden = decode(data)
-        reader = HeaderReader(data, 65535, 65535)
+        reader = HeaderReader(data, *LIMITS)
         reader.soi()
         selected = reader.scan()
         feeding = await begin(bench, data, stall)
@@ -143,15 +146,12 @@ async def refuses_what_golden_refuses(dut, stall):
     bench = Bench(dut, DUTS)
     seen = set()
     for name, data in hostile():
-        reader = HeaderReader(data, 65535, 65535)
+        reader = HeaderReader(data, *LIMITS)
         try:
             reader.soi()
             expected = (Status.Ok, 0) if reader.scan() is None else None
         except JpegError as error:
             expected = Status(int(error.status)), error.where
-        if name == "65535x65535":
-            dut._log.info("needs more lines than room can say")
-            expected = Status.TargetTooSmall, 100663296
         feeding = await begin(bench, data, stall)
         _, _, verdict = await until_scan(bench, stall)
         found = None if verdict is None else (Status(verdict.status), verdict.where)
@@ -200,6 +200,21 @@ async def targets_too_small(dut):
 
 
 @cocotb.test()
+async def limits(dut):
+    """Sizes up to the limits; the largest picture needs more lines than a slot can have."""
+    bench = Bench(dut, DUTS)
+    width, height = LIMITS
+    seen = []
+    for size in ((width, 1), (width + 1, 1), (65535, 1), (1, height), (1, height + 1), (0, 1), (1, 0)):
+        seen.append(await agrees_with_golden(bench, f"{size}", small_header(size=size)))
+    assert seen == [Status.Ok, *[Status.JpegBadSize] * 2, Status.Ok, *[Status.JpegBadSize] * 3]
+    feeding = await begin(bench, small_header(size=LIMITS, components=three()))
+    _, _, verdict = await until_scan(bench, 0.0)
+    assert (Status(verdict.status), verdict.where) == (Status.TargetTooSmall, 3 * 256 * 512 * 512)
+    feeding.cancel()
+
+
+@cocotb.test()
 async def headers_take_so_many_cycles(dut):
     bench = Bench(dut, DUTS)
     if bench.stalled:
@@ -241,7 +256,7 @@ def scan_header(scan, tail=b"\0\x3f\0"):
 
 async def agrees_with_golden(bench, name, data):
     """Parse up to the first scan or the verdict, and compare all that comes of it; the golden's status."""
-    reader = HeaderReader(data, 65535, 65535)
+    reader = HeaderReader(data, *LIMITS)
     expected, selected = None, None
     try:
         reader.soi()
@@ -351,6 +366,20 @@ async def blocks_of_an_mcu(dut):
 
 
 @cocotb.test()
+async def factors_of_each_value(dut):
+    """Each component's factors are 1 to 4."""
+    bench = Bench(dut, DUTS)
+    seen = set()
+    for n in range(16):
+        for number in range(3):
+            for factor in ((n, 1), (1, n)):
+                factors = [factor if k == number else (1, 1) for k in range(3)]
+                data = small_header(components=three(*factors))
+                seen.add(await agrees_with_golden(bench, f"factors {factors}", data))
+    assert seen == {Status.Ok, Status.JpegBadFrame, Status.JpegUnsupportedSampling}
+
+
+@cocotb.test()
 async def lengths_to_the_byte(dut):
     """Segments that are long, and those that end as early as they may, or a byte earlier."""
     bench = Bench(dut, DUTS)
@@ -362,6 +391,10 @@ async def lengths_to_the_byte(dut):
         seen.add(await agrees_with_golden(bench, f"SOS of length {name}", good[:sos] + header + bytes(9)))
     # A full table, and more tables behind it, of so many bytes.
     full = bytes((0x10, *[0] * 8, 255, 1, *[0] * 6)) + bytes(range(256))
+    for short in (0, 1):
+        dht = segment(Marker.DHT, one_code(0, 0) + full[: len(full) - short])
+        name = f"DHT with a full table, {short} bytes too few"
+        seen.add(await agrees_with_golden(bench, name, small_header(dht=dht)))
     for n in range(5, 13):
         rest = 1 << n
         tables = b""
@@ -378,6 +411,52 @@ async def lengths_to_the_byte(dut):
     extra = segment(Marker.COM, bytes(60_000)) + b"\xff\x02"
     seen.add(await agrees_with_golden(bench, "a bad marker behind 60000 bytes", small_header(extra=extra)))
     assert seen == {Status.Ok, Status.JpegBadScan, Status.JpegBadLength, Status.JpegBadMarker}
+
+
+@cocotb.test()
+async def lengths_of_each_bit(dut):
+    """Segments, and rests of segments, of 2**n bytes. What then stands there is wrong, so that it shows it was read."""
+    bench = Bench(dut, DUTS)
+    seen = set()
+    good = small_header()
+    sos = good.index(b"\xff\xda")
+    quantizers = b"\0" + bytes([1]) * 64
+    for n in range(16):
+        size = 1 << n
+        cases = {marker: first + bytes(max(0, size - 3)) for marker, first in (
+            (Marker.DQT, b"\x20"), (Marker.DHT, b"\x20"), (Marker.SOF0, b"\7"), (Marker.DRI, b"\0"))}  # fmt: skip
+        files = {f"{marker.name} of length {size}": (good[:2], marker, size, body) for marker, body in cases.items()}
+        files[f"SOS of length {size}"] = good[:sos], Marker.SOS, size, bytes(size)
+        files[f"DRI of length {size | 4}"] = good[:2], Marker.DRI, size | 4, bytes(size | 4)
+        for name, marker, body in (
+            ("behind a quantization table", Marker.DQT, quantizers + b"\x20" + bytes(size - 1)),
+            ("behind the head of one", Marker.DQT, b"\0" + bytes(size)),
+            ("behind the head of one of 16 bits", Marker.DQT, b"\x10" + bytes(size)),
+            ("behind a Huffman table", Marker.DHT, one_code(0, 0) + b"\x20" + bytes(size - 1)),
+            ("behind the head of one", Marker.DHT, b"\0" + b"\3" * size),
+        ):
+            files[f"{marker.name}: {size} bytes {name}"] = good[:2], marker, len(body) + 2, body
+        if n < 13:
+            comment = bytes(max(0, size - 2)) + b"\xff\x02"
+            files[f"a bad marker behind COM of length {size}"] = good[:2], Marker.COM, size, comment
+        for name, (before, marker, length, body) in files.items():
+            data = before + bytes((0xFF, marker)) + length.to_bytes(2, "big") + body
+            seen.add(await agrees_with_golden(bench, name, data + b"\xff\x02"))
+    assert seen == {Status.JpegBadLength, Status.JpegBadTable, Status.JpegBadScan, Status.JpegBadMarker,
+                    Status.JpegUnsupportedPrecision}, seen  # fmt: skip
+
+
+@cocotb.test()
+async def tables_of_each_component(dut):
+    """Each component uses each of the tables of each kind."""
+    bench = Bench(dut, DUTS)
+    dqt = b"".join(bytes((n,)) + bytes([n + 1]) * 64 for n in range(4))
+    dht = segment(Marker.DHT, b"".join(one_code(tc, th) for tc in range(2) for th in range(4)))
+    for n in range(4):
+        scan = [(number + 1, (n + number) % 4, (3 * n + 1 + number) % 4) for number in range(3)]
+        components = three(tqs=[(n + 2 * number) % 4 for number in range(3)])
+        data = small_header(dqt=dqt, dht=dht, components=components, scan=scan)
+        assert await agrees_with_golden(bench, f"components {components}, scan {scan}", data) is Status.Ok
 
 
 @cocotb.test()
