@@ -84,6 +84,31 @@ async def wide(dut):
 
 
 @cocotb.test()
+async def tall(dut):
+    """More than 32 and than 256 rows of tiles, in a slot and a window that hold them to the line."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    rng = np.random.default_rng(11)
+    for format, height in ((ChromaFormat.C420, 300), (ChromaFormat.Gray, 2080)):
+        layouts = [SurfaceLayout(format, 9, rows) for rows in (height - 20, height)]
+        source, target = (Slot(slot.window, lines=layout.lines) for slot, layout in zip((SOURCE, TARGET), layouts))
+        frame = picture(rng, format, 9, height - 20)
+        await bench.write_surface(source, frame, timestamp=7 * 12345)
+        for window, layout in ((SOURCE.window, layouts[0]), (TARGET.window, layouts[1])):
+            bench.set_memory(latency=4, window=window, limit=SOURCE.body + layout.lines)
+            await bench.again(frame, 9, height, source=source, target=target)
+        bench.set_memory(latency=4)
+
+
+@cocotb.test()
+async def slowest_memory(dut):
+    """It takes a request in every sixteenth cycle: tiles wait to be written."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset(latency=4, stall=15)
+    await bench.scale(picture(np.random.default_rng(12), ChromaFormat.Gray, 44, 20), 0, 0, bypass=1)
+
+
+@cocotb.test()
 async def copies(dut):
     """With the scaler bypassed the target is the source, in its format; width and height do not matter."""
     bench = ComputeBench(dut, DUTS)
@@ -123,6 +148,8 @@ async def nonsense(dut):
         ({"height": 0}, task(30, 30), bad, ComputeParameter.SourceHeight),
         ({"width": 31}, task(249, 30), bad, ComputeParameter.Width),
         ({}, task(30, 30, target=Slot(2, lines=lines - 1)), Status.TargetTooSmall, lines),
+        ({}, task(30, 30, target=Slot(2, lines=lines - 513)), Status.TargetTooSmall, lines),
+        ({}, task(30, 30, target=Slot(2, lines=511)), Status.TargetTooSmall, lines),
         ({}, task(30, 30, bypass=1, target=Slot(2, lines=0)), Status.TargetTooSmall, lines),
         ({"status": Status.Poison}, task(30, 30), Status.SourceFailed, Status.Poison.value),
         ({"status": Status.BadTask}, task(30, 30), Status.SourceFailed, Status.BadTask.value),
