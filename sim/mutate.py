@@ -71,7 +71,6 @@ BATCH = 10
 CHOSEN: Mapping[str, tuple[str, ...]] = {
     "codec.jpeg.decoder": ("decoder",),
     "compute.engine": ("engine",),
-    "compute.scale": ("small",),
     "lib.arbiter": ("5",),
     "memory.ddr": ("ddr4_3200aa",),
 }

@@ -89,7 +89,7 @@ async def tall(dut):
     bench = ComputeBench(dut, DUTS)
     await bench.reset()
     rng = np.random.default_rng(11)
-    for format, height in ((ChromaFormat.C420, 300), (ChromaFormat.Gray, 2080)):
+    for format, height in ((ChromaFormat.C420, 300), (ChromaFormat.Gray, 2176)):
         layouts = [SurfaceLayout(format, 9, rows) for rows in (height - 20, height)]
         source, target = (Slot(slot.window, lines=layout.lines) for slot, layout in zip((SOURCE, TARGET), layouts))
         frame = picture(rng, format, 9, height - 20)

@@ -1,0 +1,150 @@
+"""Testbench of hw/link/pack.py."""
+
+import cocotb
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from tessera.hw.link.pack import Packer
+from tessera.tb.bench import Bench, Dut
+from tessera.tb.link.model import FILL_WORD, Packet, blocks_of, is_filling, words_in
+
+# With four lanes, `used` changes while a stripe is offered, too.
+DUTS = {f"lanes{lanes}": Dut(lambda lanes=lanes: Packer(lanes), watched=lanes < 4) for lanes in (1, 2, 4)}
+
+
+class Stripes:
+    """Takes stripes from a packer from its making on; those taken so far, of the lanes in use, are ``taken``.
+
+    Parameters
+    ----------
+    stall
+        Probability of not taking one in a cycle.
+    change
+        Probability of another number of lanes.
+    """
+
+    def __init__(self, bench, used, stall=0.0, change=0.0):
+        self.bench, self.used, self.stall, self.change = bench, used, stall, change
+        self.taken = []
+        self.parts = self.cycles = 0
+        self.stop = cocotb.start_soon(self._run()).cancel
+
+    async def _run(self):
+        bench = self.bench
+        random, lanes = bench.random, bench.component.lanes
+        used = 1
+        while True:
+            ready = random.random() >= self.stall
+            told = random.choice([0, used])
+            if ready or lanes == 4:
+                if random.random() < self.change:
+                    self.used = random.choice([n for n in (1, 2, 4) if n <= lanes])
+                told = random.choice([0, self.used]) if self.change else self.used
+            bench.dut.used.value = told
+            bench.port("o.ready").value = ready
+            await ReadOnly()
+            assert bench.get("o.valid")
+            self.cycles += 1
+            self.parts += bench.get("i.valid") and bench.get("i.ready")
+            if ready:
+                self.taken.append(blocks_of(bench.get("o.payload"), used))
+            used = told or used
+            await RisingEdge(bench.dut.clk)
+
+
+def packets_of(random, count, lines=range(9)):
+    return [Packet.random(random, random.choice(lines), random.random() < 0.5) for _ in range(count)]
+
+
+def parts_of(packets):
+    return [part for packet in packets for part in packet.parts(packet.crc)]
+
+
+def partly_filled(stripes):
+    """How many stripes hold words and filling."""
+    return sum(blocks[-1][1][-1] == FILL_WORD and not is_filling(blocks) for blocks in stripes)
+
+
+@cocotb.test()
+@cocotb.parametrize(stall_in=[0.0, 0.3, 0.8], stall_out=[0.0, 0.5], change=[0.0, 0.1])
+async def words_are_in_order_and_fill_only_ends(dut, stall_in, stall_out, change):
+    bench = Bench(dut, DUTS)
+    lanes = bench.component.lanes
+    if change and lanes == 1:
+        return
+    for used in [n for n in (1, 2, 4) if n <= lanes]:
+        dut.used.value = 0
+        await bench.reset()
+        stripes = Stripes(bench, used, stall_out, change)
+        await bench.cycles(3)
+        packets = packets_of(bench.random, 60, bench.random.choice([range(9), range(2), [0]]))
+        packets += packets_of(bench.random, 30)
+        await bench.within(20_000, bench.send("i", parts_of(packets), stall_in))
+        await bench.cycles(40)
+        expected = [word for packet in packets for word in packet.words]
+        assert words_in(stripes.taken) == expected
+        # Each stripe that is partly filled has a cycle without a part.
+        assert partly_filled(stripes.taken) + stripes.parts <= stripes.cycles
+        assert is_filling(stripes.taken[-1])
+        stripes.stop()
+
+
+@cocotb.test()
+async def full_supply_leaves_no_filling(dut):
+    bench = Bench(dut, DUTS)
+    for used in [n for n in (1, 2) if n <= bench.component.lanes]:
+        dut.used.value = 0
+        await bench.reset()
+        stripes = Stripes(bench, used)
+        await bench.cycles(3)
+        stripes.taken.clear()
+        packets = [Packet.random(bench.random, 4, False) for _ in range(80)]
+        await bench.within(2_000, bench.send("i", parts_of(packets)))
+        stripes.stop()
+        full = 80 * 67 // (8 * used) - 3
+        while is_filling(stripes.taken[0]):
+            del stripes.taken[0]
+        assert (
+            words_in(stripes.taken[:full]) == [word for packet in packets for word in packet.words][: 8 * used * full]
+        )
+
+
+@cocotb.test()
+async def four_lanes_take_a_part_per_cycle(dut):
+    """Of any kind; and so do fewer, if no more words come than can leave."""
+    bench = Bench(dut, DUTS)
+    lanes = bench.component.lanes
+    for lines in ([0], [8], range(9)) if lanes == 4 else ([0],):
+        dut.used.value = 0
+        await bench.reset()
+        stripes = Stripes(bench, lanes)
+        await bench.cycles(3)
+        packets = packets_of(bench.random, 60, lines)
+        parts = parts_of(packets)
+        began = bench.now()
+        await bench.within(2_000, bench.send("i", parts))
+        assert bench.now() - began == len(parts)
+        await bench.cycles(10)
+        stripes.stop()
+        assert words_in(stripes.taken) == [word for packet in packets for word in packet.words]
+
+
+@cocotb.test()
+async def a_packet_begins_in_the_stripe_after_it_came(dut):
+    bench = Bench(dut, DUTS)
+    lanes = bench.component.lanes
+    dut.used.value = 0
+    await bench.reset()
+    stripes = Stripes(bench, lanes)
+    await bench.cycles(3)
+    for lines, body in ((0, True), (0, False), (1, True)):
+        stripes.taken.clear()
+        packet = Packet.random(bench.random, lines, body)
+        await bench.send("i", parts_of([packet]))
+        await bench.cycles(6)
+        while is_filling(stripes.taken[-1]):
+            del stripes.taken[-1]
+        # One is taken in the cycle in which the part is.
+        assert len(stripes.taken) == 1 + -(-len(packet.words) // (8 * lanes))
+        assert is_filling(stripes.taken[0]) and words_in(stripes.taken) == packet.words
+        flat = [word for _, words in stripes.taken[-1] for word in words]
+        assert flat[(len(packet.words) - 1) % (8 * lanes) + 1 :] == [FILL_WORD] * (-len(packet.words) % (8 * lanes))

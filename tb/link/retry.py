@@ -1,0 +1,295 @@
+"""Both ends of the retry with memories and wires in Python: what is lost, doubled or late changes nothing."""
+
+from collections import deque
+from itertools import pairwise
+
+import cocotb
+from amaranth.hdl import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+from cocotb.triggers import ReadOnly, RisingEdge
+
+from tessera.hw.link.retry import RetryParameters, RetryReceiver, RetrySender
+from tessera.tb.bench import Bench, Dut, pack, unpack
+
+CLASSES = (32, 16, 128, 32, 16, 16)
+
+
+class Ends(wiring.Component):
+    """A sender and a receiver, not joined."""
+
+    def __init__(self, p):
+        self.p = p
+        self.ends = {"sender": RetrySender(p), "receiver": RetryReceiver(p)}
+        super().__init__({name: Out(end.signature) for name, end in self.ends.items()})
+
+    def elaborate(self, platform):
+        m = Module()
+        for name, end in self.ends.items():
+            m.submodules[name] = end
+            wiring.connect(m, wiring.flipped(getattr(self, name)), end)
+        return m
+
+
+DUTS = {
+    "six": Dut(lambda: Ends(RetryParameters(CLASSES, timeout_bits=9)), watched=True),
+    "one": Dut(lambda: Ends(RetryParameters((16,), timeout_bits=7)), watched=True),
+}
+
+
+class RetryBench(Bench):
+    """Moves packets from end to end, a step a cycle. A packet is its number in its class and how many cells it has."""
+
+    def __init__(self, dut):
+        super().__init__(dut, DUTS)
+        self.p = self.component.p
+        self.classes = range(len(self.p.cells))
+
+    async def start(self, *, lost=0.0, lost_back=0.0, latency=1, take=1.0, passing=1.0, status=0.2):
+        """`lost` and `lost_back` are of what each way loses, `status` how often a cycle with nothing else has one."""
+        self.lost, self.lost_back, self.latency = lost, lost_back, latency
+        self.take, self.passing, self.status = take, passing, status
+        for name in ("sender.put", "sender.report", "receiver.store", "receiver.pass_", "receiver.framed"):
+            self.port(name).value = 0
+        self.port("receiver.behind").value = self.port("receiver.told").value = 0
+        await self.reset()
+        self.waiting, self.out = ([deque() for _ in self.classes] for _ in range(2))
+        self.putting, self.asking, self.passed = None, None, None
+        self.kept, self.got = {}, {}
+        self.there, self.back = deque(), deque()
+        self.again = self.timed_out = self.cycle = self.next_frame = 0
+        self.ready, self.room, self.tell, self.accepted = 0, -1, 0, 0
+        self.next, self.counts = ([0] * len(self.p.cells) for _ in range(2))
+
+    def place(self, kind, cell):
+        return kind, cell % self.p.cells[kind]
+
+    def maybe(self, probability):
+        return self.random.random() < probability
+
+    def _put(self):
+        """The next cell of a packet into the sender's memory. After a packet, ``room`` has to be looked at again."""
+        idle, self.idle = self.putting is None, True
+        if idle:
+            kinds = [n for n in self.classes if self.waiting[n] and self.room >> n & 1]
+            if kinds:
+                kind = self.random.choice(kinds)
+                self.putting = [kind, *self.waiting[kind].popleft(), 0]
+        self.port("sender.put").value = self.putting is not None
+        self.room = 0
+        if self.putting:
+            kind, number, cells, done = self.putting
+            if not done:
+                self.kept[self.place(kind, self.next[kind])] = number, cells
+            self.port("sender.kind").value = kind
+            self.port("sender.cells").value = 0 if done else cells
+            self.port("sender.last").value = done + 1 == cells
+            self.next[kind] = (self.next[kind] + 1) % (1 << self.p.cell_bits)
+            self.putting = None if done + 1 == cells else [kind, number, cells, done + 1]
+            return True
+        return False
+
+    def _arrive(self):
+        """A frame at the receiver: its packet is asked about in one cycle, and stored in the next."""
+        asked, self.asking = self.asking, None
+        self.port("receiver.store").value = bool(asked and self.accepted)
+        if asked and self.accepted:
+            kind, cell, number, cells = asked
+            self.got[self.place(kind, cell)] = number, cells
+        framed = not asked and bool(self.there) and self.there[0][0] <= self.cycle
+        self.port("receiver.framed").value = framed
+        if framed:
+            _, frame, packet = self.there.popleft()
+            self.port("receiver.frame").value = frame
+            self.port("receiver.behind").value = packet is None
+            if packet:
+                kind, cell, _, cells = self.asking = packet
+                self.port("receiver.asked").value = pack(self.p.packet, {"kind": kind, "cell": cell, "cells": cells})
+
+    def _pass(self):
+        """A packet that is ready is passed on, at most one of a class in two cycles."""
+        kinds = [n for n in self.classes if self.ready >> n & 1 and n != self.passed]
+        self.passed = None
+        go = bool(kinds) and self.maybe(self.passing)
+        self.port("receiver.pass_").value = go
+        if go:
+            self.passed = kind = self.random.choice(kinds)
+            number, cells = self.got.pop(self.place(kind, self.counts[kind]))
+            self.out[kind].append(number)
+            self.port("receiver.passed").value = pack(self.p.packet, {"kind": kind, "cell": 0, "cells": cells})
+            return kind, cells
+        return None
+
+    def _send(self, ready, tells):
+        """What the sender's side puts on the wire."""
+        frame = None
+        if self.get("sender.send.valid") and ready:
+            sending = unpack(self.p.sending, self.get("sender.send.payload"))
+            kind = int(sending.kind)
+            number, cells = self.kept[self.place(kind, sending.cell)]
+            assert sending.place == self.p.base(kind) + sending.cell % self.p.cells[kind], "the place of another cell"
+            assert sending.frame == self.next_frame, f"frame {sending.frame}, {self.next_frame} expected"
+            self.next_frame = (self.next_frame + 1) % (1 << self.p.frame_bits)
+            self.again += sending.again
+            frame = sending.frame, (kind, sending.cell, number, cells)
+        elif self.maybe(self.status):
+            frame = self.get("sender.frame"), None
+            assert frame[0] == self.next_frame, f"next frame {frame[0]}, {self.next_frame} expected"
+        if frame and not self.maybe(self.lost):
+            self.there.append((self.cycle + self.latency, *frame))
+        if tells and not self.maybe(self.lost_back):
+            told = {"classes": (1 << len(self.p.cells)) - 1, "passed": list(self.counts), "frames": 1, "losses": 1}
+            told |= {name: self.get(f"receiver.{name}") for name in ("last", "lost")}
+            self.back.append((self.cycle + self.latency, told))
+
+    async def step(self):
+        numbers = lambda path: [  # noqa: E731
+            self.get(path) >> self.p.cell_bits * n & (1 << self.p.cell_bits) - 1 for n in self.classes
+        ]
+        before = list(self.next)
+        put = self._put()
+        self._arrive()
+        passed = self._pass()
+        report = self.back.popleft()[1] if self.back and self.back[0][0] <= self.cycle else {}
+        self.port("sender.report").value = pack(self.p.report, report) if report else 0
+        ready, tells = self.maybe(self.take), self.tell or self.maybe(self.status)
+        self.port("sender.send.ready").value = ready
+        self.port("receiver.told").value = bool(tells)
+        await ReadOnly()
+        assert numbers("sender.next") == before, "next"
+        assert numbers("receiver.counts") == self.counts, "counts"
+        self._send(ready, tells)
+        self.accepted, self.tell = self.get("receiver.accept"), self.get("receiver.tell")
+        self.timed_out += self.get("sender.timed_out")
+        self.ready = self.get("receiver.ready")
+        self.room = 0 if put else self.get("sender.room")
+        if passed:
+            kind, cells = passed
+            self.counts[kind] = (self.counts[kind] + cells) % (1 << self.p.cell_bits)
+        await RisingEdge(self.dut.clk)
+        self.cycle += 1
+
+    def packets(self, count):
+        """So many of each class."""
+        for kind in self.classes:
+            self.waiting[kind].extend((n, self.random.randint(1, self.p.longest)) for n in range(count))
+        return [list(range(count)) for _ in self.classes]
+
+    async def deliver(self, expected, cycles):
+        """Until all are out, in order."""
+        while [list(numbers) for numbers in self.out] != expected:
+            await self.step()
+            for kind, numbers in enumerate(self.out):
+                right = expected[kind][: len(numbers)]
+                assert list(numbers) == right, f"class {kind}: packet {list(numbers)[-1]} comes as {len(numbers) - 1}"
+            assert self.cycle < cycles, f"{[len(numbers) for numbers in self.out]} packets in {cycles} cycles"
+
+
+@cocotb.test()
+@cocotb.parametrize(latency=[1, 20], take=[1.0, 0.4], passing=[1.0, 0.3])
+async def in_order_without_losses(dut, latency, take, passing):
+    """Nothing is sent twice, and no class is thought to stand still."""
+    bench = RetryBench(dut)
+    await bench.start(latency=latency, take=take, passing=passing)
+    await bench.deliver(bench.packets(100), 40_000)
+    assert not bench.again and not bench.timed_out
+
+
+@cocotb.test()
+@cocotb.parametrize(lost=[0.02, 0.3], lost_back=[0.0, 0.3], latency=[1, 30])
+async def in_order_whatever_is_lost(dut, lost, lost_back, latency):
+    bench = RetryBench(dut)
+    await bench.start(lost=lost, lost_back=lost_back, latency=latency, take=0.8, passing=0.8)
+    await bench.deliver(bench.packets(80), 200_000)
+    assert bench.again
+
+
+@cocotb.test()
+async def a_packet_is_offered_two_cycles_after_its_last_cell(dut):
+    """And with everything taken at once, one in each cycle."""
+    bench = RetryBench(dut)
+    await bench.start(status=0.0)
+    p = bench.p
+    bench.port("sender.cells").value = bench.port("sender.last").value = 1
+    bench.port("sender.kind").value = len(p.cells) - 1
+    bench.port("sender.send.ready").value = 1
+    bench.port("sender.put").value = 1
+    offered = []
+    for cycle in range(12):
+        await ReadOnly()
+        offered.append(bench.get("sender.send.valid"))
+        await RisingEdge(dut.clk)
+        bench.port("sender.put").value = cycle < 7
+    assert offered == [0, 0, *[1] * 8, 0, 0]
+
+
+@cocotb.test()
+async def there_is_room_for_the_longest_packet(dut):
+    """As long as one fits: cells are free again when they have been passed on, not when they have been sent."""
+    bench = RetryBench(dut)
+    p = bench.p
+    for kind, size in enumerate(p.cells):
+        await bench.start(status=0.0)
+        bench.waiting[kind].extend((n, 1) for n in range(size))
+        for _ in range(4 * size):
+            await bench.step()
+        assert not bench.room >> kind & 1 and bench.next[kind] == size - p.longest + 1, f"class {kind}"
+        bench.status = 1.0
+        await bench.deliver([list(range(size)) if n == kind else [] for n in bench.classes], 20 * size)
+
+
+@cocotb.test()
+async def a_class_that_stands_still_is_sent_again(dut):
+    """With no word from the other side: its oldest packet, between one and two periods later, and each period again."""
+    bench = RetryBench(dut)
+    period = 1 << bench.p.timeout_bits
+    for kind in bench.classes:
+        await bench.start(lost_back=1.0)
+        for _ in range(bench.random.randrange(1, period)):
+            await bench.step()
+        bench.waiting[kind].extend((n, 2) for n in range(3))
+        began = bench.cycle
+        seen = []
+        while len(seen) < 4:
+            again = bench.again
+            await bench.step()
+            if bench.again != again:
+                seen.append(bench.cycle)
+            assert bench.cycle < 6 * period + began
+        assert period < seen[0] - began < 2 * period + 20
+        assert all(abs(b - a - period) < 4 for a, b in pairwise(seen)), seen
+        assert bench.timed_out == 4
+        bench.lost_back = 0.0
+        await bench.deliver([[0, 1, 2] if n == kind else [] for n in bench.classes], 20 * period)
+
+
+@cocotb.test()
+async def losses_are_told_twice(dut):
+    """At once, and when `again` frames have come since; each of the last frames has its bit."""
+    bench = RetryBench(dut)
+    p = bench.p
+    draw = bench.random.randrange
+    await bench.start()
+    last, history, said, since = -1, 0, 2, 0
+    for _ in range(400):
+        gap, behind = (draw(1, 2 * p.history), draw(2)) if draw(6) == 0 else (1, 0)
+        lost = (1 << gap) - 1 if behind else (1 << gap) - 2
+        last = (last + gap) % (1 << p.frame_bits)
+        bench.port("receiver.frame").value = (last + behind) % (1 << p.frame_bits)
+        bench.port("receiver.behind").value = behind
+        bench.port("receiver.framed").value = 1
+        await bench.cycles(1)
+        bench.port("receiver.framed").value = 0
+        history = (history << gap | lost) & (1 << p.history) - 1
+        said, since = (0, 0) if lost else (said, since + 1)
+        for told in range(draw(3)):
+            await ReadOnly()
+            tell = said == 0 or (said == 1 and since >= p.again)
+            found = {name: bench.get(f"receiver.{name}") for name in ("last", "lost", "tell")}
+            assert found == {"last": last, "lost": history, "tell": tell}, (said, since)
+            await RisingEdge(dut.clk)
+            if told == 0 and tell and draw(2):
+                bench.port("receiver.told").value = 1
+                await bench.cycles(1)
+                bench.port("receiver.told").value = 0
+                said, since = said + 1, 0
