@@ -191,7 +191,7 @@ async def in_order_without_losses(dut, latency, take, passing):
     """Nothing is sent twice, and no class is thought to stand still."""
     bench = RetryBench(dut)
     await bench.start(latency=latency, take=take, passing=passing)
-    await bench.deliver(bench.packets(100), 40_000)
+    await bench.deliver(bench.packets(50), 40_000)
     assert not bench.again and not bench.timed_out
 
 
