@@ -28,7 +28,7 @@ from amaranth.hdl import ClockDomain, Module, Value
 
 from tessera.sim.build import BuildError, build_folder, locked
 
-__all__ = ["Verdict", "bounded", "broken", "covered", "proven"]
+__all__ = ["Verdict", "broken", "covered", "proven"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _TOOLS = Path(sys.executable).parent
@@ -61,11 +61,6 @@ def proven(component: Any, depth: int = 1) -> Verdict:
     """Whether the assertions of `component` hold always, by induction over `depth` cycles."""
     base = _ask(component, "-t", str(depth + 1))
     return _ask(component, "-i", "-t", str(depth)) if base.holds else base
-
-
-def bounded(component: Any, depth: int) -> Verdict:
-    """Whether they hold in the first `depth` cycles after reset."""
-    return _ask(component, "-t", str(depth))
 
 
 def covered(component: Any, depth: int) -> Verdict:

@@ -413,8 +413,7 @@ async def pair_dies_and_lives_again(dut):
     async def cut(way):
         for name in ("there", "back") if way == "both" else (way,):
             getattr(dut, f"{name}_cut").value = link.everyone
-        down = lambda one, two: one["state"] != 1 and two["state"] != 1  # noqa: E731
-        await link.until(6 * SPARSE, "end of both", down)
+        await link.until(6 * SPARSE, "end of both", lambda one, two: one["state"] != 1 and two["state"] != 1)
 
     async def mend():
         dut.there_cut.value = dut.back_cut.value = 0
@@ -428,8 +427,11 @@ async def pair_dies_and_lives_again(dut):
     for way in ("back", "both"):
         await cut(way)
         # If only one side is deaf, it dies alone, and the other one follows it into the next session.
-        ends = lambda one, two: one["state"] == 2 and two["session"] == one["session"] != session  # noqa: E731
-        await link.until(2 * GIVE_UP, "death", ends)
+        await link.until(
+            2 * GIVE_UP,
+            "death",
+            lambda one, two, session=session: one["state"] == 2 and two["session"] == one["session"] != session,
+        )
         assert (link.get("two")["state"] == 2) == (way == "both")
         await mend()
         now = link.get("one")["session"]
@@ -468,8 +470,7 @@ async def pair_finds_a_phase_that_moved(dut):
     link.move("back", 1)
     await link.bench.cycles(2)
     dut.back_move.value = 0
-    lost = lambda one, two: one["losses"] > 0  # noqa: E731
-    await link.until(6 * SPARSE, "loss", lost)
+    await link.until(6 * SPARSE, "loss", lambda one, two: one["losses"] > 0)
     await link.full(2**15)
     await link.bench.cycles(2 * SPARSE)
     await link.carries(2000)

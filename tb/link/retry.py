@@ -69,8 +69,7 @@ class RetryBench(Bench):
 
     def _put(self):
         """The next cell of a packet into the sender's memory. After a packet, ``room`` has to be looked at again."""
-        idle, self.idle = self.putting is None, True
-        if idle:
+        if self.putting is None:
             kinds = [n for n in self.classes if self.waiting[n] and self.room >> n & 1]
             if kinds:
                 kind = self.random.choice(kinds)
@@ -142,10 +141,12 @@ class RetryBench(Bench):
             told |= {name: self.get(f"receiver.{name}") for name in ("last", "lost")}
             self.back.append((self.cycle + self.latency, told))
 
+    def _numbers(self, path):
+        """Of each class."""
+        width = self.p.cell_bits
+        return [self.get(path) >> width * n & (1 << width) - 1 for n in self.classes]
+
     async def step(self):
-        numbers = lambda path: [  # noqa: E731
-            self.get(path) >> self.p.cell_bits * n & (1 << self.p.cell_bits) - 1 for n in self.classes
-        ]
         before = list(self.next)
         put = self._put()
         self._arrive()
@@ -156,8 +157,8 @@ class RetryBench(Bench):
         self.port("sender.send.ready").value = ready
         self.port("receiver.told").value = bool(tells)
         await ReadOnly()
-        assert numbers("sender.next") == before, "next"
-        assert numbers("receiver.counts") == self.counts, "counts"
+        assert self._numbers("sender.next") == before, "next"
+        assert self._numbers("receiver.counts") == self.counts, "counts"
         self._send(ready, tells)
         self.accepted, self.tell = self.get("receiver.accept"), self.get("receiver.tell")
         self.timed_out += self.get("sender.timed_out")

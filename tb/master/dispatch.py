@@ -130,8 +130,8 @@ async def clearing_makes_all_zero(dut, how):
     bench = await prepared(dut)
     kind = bench.component.kinds[0]
     bench.port("record.ready").value = 1
-    tag = lambda: bench.random.getrandbits(16)  # noqa: E731
-    await bench.send("i", [descriptor(15, tag(), signal=counter) for counter in range(1, COUNTERS)])
+    draw = bench.random.getrandbits
+    await bench.send("i", [descriptor(15, draw(16), signal=counter) for counter in range(1, COUNTERS)])
     await bench.cycles(20)
     if how == "clear":
         dut.clear.value = 1
@@ -145,7 +145,7 @@ async def clearing_makes_all_zero(dut, how):
         await bench.send("i", [descriptor(kind, 2, [(counter, 1)])])
         await bench.cycles(10)
         assert not bench.get("task0.valid"), f"counter {counter} is not 0"
-        await bench.send("i", [descriptor(15, tag(), signal=counter)])
+        await bench.send("i", [descriptor(15, draw(16), signal=counter)])
         await bench.within(40, bench.receive("task0", 1), f"counter {counter}")
         await bench.send("done0", [{"last": 1}])
 

@@ -350,8 +350,13 @@ async def a_stalled_consumer_hinders_only_acceptance(dut):
 
 def turns():
     """Name to requests, each after how many idle cycles: what the rule for the turns of reads and writes decides."""
-    at = lambda n: n + 512  # noqa: E731
-    mix = lambda reads, n: [read(reads * n + k) for k in range(reads)]  # noqa: E731
+
+    def at(n):
+        return n + 512
+
+    def mix(reads, n):
+        return [read(reads * n + k) for k in range(reads)]
+
     return {
         "one write": [(0, write(at(0), 0))],
         "writes": [(0, write(at(n), n)) for n in range(40)],
