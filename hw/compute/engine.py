@@ -211,7 +211,7 @@ class _Core(wiring.Component):
                 with m.If(bad):
                     m.d.sync += fail(Status.BadTask, parameter)
                     m.next = "Finish"
-                with m.Elif(wait == 3):
+                with m.Elif(wait == 2):
                     # By now the maps know the surfaces.
                     with m.If(writer.lines[9:] > room):
                         m.d.sync += fail(Status.TargetTooSmall, writer.lines)

@@ -279,9 +279,16 @@ async def places_of_each_bit(dut):
         if expected is None:
             await bench.scale(frame, 9, 9, source=source, target=target)
             continue
+        # What no window holds is not written to one that is there.
+        elsewhere = [n for n in range(windows) if n != SOURCE.window and target.window >= windows]
+        for window in elsewhere:
+            await bench.write_lines(window, target.body, b"\x5a" * 64 * lines)
         done = await bench.run(task(9, 9, source=source, target=target))
         found = Status(done.status), done.where
         assert found == expected, f"{source} to {target}: {expected} expected, {found} found"
+        for window in elsewhere:
+            body = await bench.read_lines(window, target.body, lines)
+            assert (body == 0x5A).all(), f"{target}: window {window} was written to"
 
 
 @cocotb.test()

@@ -113,7 +113,7 @@ EXPECTED = {
     "chroma not scanned": (S.MissingComponent, "eoi"),
     "EOI in place of the scan": (S.MarkerInScan, "mcu 0"),
     "EOI instead of RST": (S.BadRestart, "mcu 2"),
-    "RST1 instead of RST0": (S.BadRestart, "mcu 2"),
+    **{f"{0xD0 ^ 1 << bit:02X} instead of RST0": (S.BadRestart, "mcu 2") for bit in range(7)},
     "RST missing": (S.BadRestart, "mcu 4"),
     "ends at a restart": (S.Truncated, "mcu 2"),
     "marker inside the scan": (S.MarkerInScan, "mcu 0"),

@@ -109,7 +109,7 @@ class JpegDecoderCore(wiring.Component):
         ]
 
         # Tiles that are decoded but not yet handed to the memory.
-        tiles = Signal(5)
+        tiles = Signal(4)
         decoded = entropy.o.valid & entropy.o.ready & entropy.o.payload.last & entropy.o.payload.inside
         m.d.sync += tiles.eq(tiles + decoded - (writer.request.valid & writer.request.ready))
         drained = Signal()

@@ -322,7 +322,9 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     yield "chroma not scanned", _luma_only(good)
     yield "EOI in place of the scan", good[:scan] + b"\xff\xd9"
     yield "EOI instead of RST", _replace_restart(good, scan, 0, b"\xff\xd9")
-    yield "RST1 instead of RST0", _replace_restart(good, scan, 0, b"\xff\xd1")
+    for bit in range(7):
+        code = Marker.RST0 ^ 1 << bit
+        yield f"{code:02X} instead of RST0", _replace_restart(good, scan, 0, bytes((0xFF, code)))
     yield "RST missing", _replace_restart(good, scan, 1, b"")
     yield "ends at a restart", good[: good.index(b"\xff\xd0", scan)]
     yield "marker inside the scan", insert(scan + 3, b"\xff\xe0\0\x04ab")
