@@ -16,7 +16,9 @@ from tessera.tb.engine import EngineBench, Slot
 
 DUTS = {
     "engine": Dut(
-        lambda: EngineHarness(Compute(ScalerConfig(max_width=256))), stalls=True, tests=r"engine\.(?!throughput)"
+        lambda: EngineHarness(Compute(ScalerConfig(max_width=256)), window_lines=1 << 15),
+        stalls=True,
+        tests=r"engine\.(?!throughput)",
     ),
     "full": Dut(lambda: EngineHarness(Compute(), windows=4, window_lines=1 << 15), tests="throughput|each_bit|copies"),
 }
@@ -89,7 +91,7 @@ async def tall(dut):
     bench = ComputeBench(dut, DUTS)
     await bench.reset()
     rng = np.random.default_rng(11)
-    for format, height in ((ChromaFormat.C420, 300), (ChromaFormat.Gray, 2176)):
+    for format, height in ((ChromaFormat.C420, 300), (ChromaFormat.C420, 2176)):
         layouts = [SurfaceLayout(format, 9, rows) for rows in (height - 20, height)]
         source, target = (Slot(slot.window, lines=layout.lines) for slot, layout in zip((SOURCE, TARGET), layouts))
         frame = picture(rng, format, 9, height - 20)
@@ -225,6 +227,23 @@ async def sizes_of_each_bit(dut):
             done = await bench.run(task(*target, target=Slot(2, lines=0)))
             found, expected = (Status(done.status), done.where), refusal(format, source, target, widest)
             assert found == expected, f"{source_format} {source} to {target}: {expected} expected, {found} found"
+
+
+@cocotb.test()
+async def rooms_that_are_just_too_small(dut):
+    """A line less than the target needs, whatever that is."""
+    bench = ComputeBench(dut, DUTS)
+    await bench.reset()
+    random = np.random.default_rng(9)
+    for format in [ChromaFormat.C422, ChromaFormat.C444] * 40:
+        size = int(random.integers(1, 257)), int(2 ** random.uniform(0, 16))
+        lines = SurfaceLayout(format, *size).lines
+        await bench.write_header(
+            SOURCE, kind=SlotKind.Surface, chroma_format=int(format), width=size[0], height=size[1]
+        )
+        done = await bench.run(task(0, 0, bypass=1, target=Slot(2, lines=lines - 1)))
+        found = Status(done.status), done.where
+        assert found == (Status.TargetTooSmall, lines), f"{format} {size}: {lines} lines expected, {found} found"
 
 
 @cocotb.test()

@@ -267,6 +267,8 @@ async def highest(dut):
         return
     for number, format, source, target in (
         (0, ChromaFormat.Gray, 65529, 8192),
+        (0, ChromaFormat.Gray, 1064, 1496),
+        (0, ChromaFormat.Gray, 1496, 1064),
         (0, ChromaFormat.Gray, 54613, 43691),
         (1, ChromaFormat.C420, 21846, 43691),
     ):

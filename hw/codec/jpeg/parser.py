@@ -182,7 +182,8 @@ class Parser(wiring.Component):
                         source = components[c]
                         m.d.comb += [item.h.eq(source.h), item.v.eq(source.v), item.tq.eq(source.tq)]
 
-        number = Signal(range(65))
+        number = Signal(range(64))
+        which = number[:2]
         high = Signal(8)
         with m.FSM(name="parser"):
             with m.State("AwaitFile"):
@@ -261,14 +262,13 @@ class Parser(wiring.Component):
             with m.State("Skip"):
                 with m.If(left == 0):
                     m.next = "Marker"
-                with m.Elif((self.file.count == 2) & (left != 1)):
+                with m.Elif(self.file.count[1] & (left != 1)):
                     m.d.comb += self.take.eq(2)
                     m.d.sync += left.eq(left - 2)
                 with m.Else(), next_byte():
                     pass
 
             with m.State("QuantizerHead"), next_byte():
-                m.d.sync += number.eq(byte)
                 m.d.sync += high.eq(byte)
                 m.next = "QuantizerCheck"
             pq, tq = Signal(), Signal(2)
@@ -328,7 +328,7 @@ class Parser(wiring.Component):
                     m.next = "HuffmanCount"
                     with m.If(self.huffman_bad):
                         fail(Status.JpegBadTable)
-                    with m.Elif(number == 16):
+                    with m.Elif(number[4]):
                         m.next = "HuffmanValues"
                         with m.If(self.huffman_codes > 256):
                             fail(Status.JpegBadTable)
@@ -386,25 +386,25 @@ class Parser(wiring.Component):
             with m.State("ComponentId"), next_byte():
                 m.next = "ComponentFactors"
                 for n in range(3):
-                    with m.If(number == n):
+                    with m.If(which == n):
                         m.d.sync += components[n].id.eq(byte)
             with m.State("ComponentFactors"), next_byte():
                 m.next = "ComponentTable"
                 for n in range(3):
-                    with m.If(number == n):
+                    with m.If(which == n):
                         m.d.sync += [components[n].h.eq(high_nibble), components[n].v.eq(low_nibble)]
                 same = [components[a].id == components[b].id for a, b in ((0, 1), (0, 2), (1, 2))]
-                twice = Mux(number == 2, same[1] | same[2], (number == 1) & same[0])
+                twice = Mux(which == 2, same[1] | same[2], (which == 1) & same[0])
                 factors_bad = [(f == 0) | (f > 4) for f in (high_nibble, low_nibble)]
                 with m.If(twice | factors_bad[0] | factors_bad[1]):
                     fail(Status.JpegBadFrame)
             with m.State("ComponentTable"), next_byte():
                 for n in range(3):
-                    with m.If(number == n):
+                    with m.If(which == n):
                         m.d.sync += components[n].tq.eq(byte)
                 m.d.sync += number.eq(number + 1)
                 m.next = "ComponentId"
-                with m.If(number + 1 == frame_count):
+                with m.If(which + 1 == frame_count):
                     m.next = "Sampling"
                 with m.If(byte[2:].any()):
                     fail(Status.JpegBadFrame)
@@ -426,9 +426,10 @@ class Parser(wiring.Component):
             with m.State("Room"):
                 # The map follows the geometry by two cycles.
                 m.d.sync += number.eq(number + 1)
-                with m.If(number == 3):
+                with m.If(which == 3):
                     m.next = "Marker"
-                    with m.If(surface_map.lines > self.room):
+                    # A surface's lines are a multiple of 512.
+                    with m.If(surface_map.lines[9:] > self.room[9:]):
                         fail(Status.TargetTooSmall, surface_map.lines)
 
             with m.State("ScanCount"), next_byte():
@@ -466,7 +467,7 @@ class Parser(wiring.Component):
                 td, ta = component_tables[4:8], component_tables[0:4]
                 tq_of = Array(c.tq for c in components)[component]
                 for n in range(3):
-                    with m.If(number == n):
+                    with m.If(which == n):
                         m.d.sync += [chosen[n].eq(component), tables[n].td.eq(td), tables[n].ta.eq(ta)]
                 m.d.sync += [
                     selected.eq(selected | (1 << component)),
@@ -474,7 +475,7 @@ class Parser(wiring.Component):
                     blocks.eq(blocks + Array(component_blocks)[component]),
                 ]
                 m.next = "ScanComponent"
-                with m.If(number + 1 == scan_count):
+                with m.If(which + 1 == scan_count):
                     m.next = "SpectralStart"
                 there = dc_there.bit_select(td[:2], 1) & ac_there.bit_select(ta[:2], 1)
                 there = there & quantizer_there.bit_select(tq_of, 1)

@@ -79,15 +79,15 @@ class EitherMemory(wiring.Component):
 DUTS = {
     "decoder": Dut(
         lambda: EngineHarness(JpegDecoder(), window_lines=1 << 16),
-        tests="files|nothing|targets|aborts|throughput|sizes_of_each_bit|skipped|faults",
+        tests="files|nothing|targets|aborts|throughput|sizes_of_each_bit|rooms|skipped|faults",
     ),
     "limited": Dut(
         lambda: EngineHarness(JpegDecoder(JpegDecoderParameters(max_width=40, max_height=24, short_bits=5, lines=2))),
         stalls=True,
-        tests="limits|files_of_all_kinds|small_files|anywhere|skipped|faults",
+        tests="limits|files_of_all_kinds|small_files|anywhere|skipped|faults_with",
     ),
     "memory": Dut(
-        lambda: EitherMemory(JpegDecoder()), tests="slowdown|small_files|anywhere|sizes_of_each_bit|skipped|faults"
+        lambda: EitherMemory(JpegDecoder()), tests="slowdown|small_files|anywhere|sizes_of_each_bit|skipped|faults_with"
     ),
 }
 SOURCE, TARGET = Slot(1), Slot(2)
@@ -256,6 +256,42 @@ async def faults_with_blocks_under_way(dut):
         good = encode(picture(random, 8 + 8 * (n % 3), 8, ChromaFormat.Gray), 20 + 7 * n)
         await decode_one(bench, f"bad marker behind scan {n}", good[:-2] + b"\xff\x02")
         await decode_one(bench, f"scan {n} without its end", good[: -3 - n])
+
+
+@cocotb.test()
+async def faults_far_into_the_file(dut):
+    """Bad markers at offsets of each bit, and scans that end at numbers of MCUs of more than 8 bits."""
+    bench = bench_of(dut)
+    await bench.reset()
+    for place in [bits for n in range(5, 16) for bits in (1 << n, 0x5A5A5A5A >> (31 - n))] + [1 << 16]:
+        left, data = place - 2, b"\xff\xd8"
+        while left:
+            size = left if left < 60_000 else left - 30_000
+            data += segment(Marker.COM, bytes(size - 4))
+            left -= size
+        await decode_one(bench, f"bad marker at {place}", data + b"\xff\x02")
+    good = encode(picture(np.random.default_rng(14), 272, 272, ChromaFormat.Gray), 60)
+    scan = good.index(b"\xff\xda")
+    for sixteenths in (4, 7, 10, 15):
+        cut = scan + (len(good) - scan) * sixteenths // 16
+        await decode_one(bench, f"scan that ends at byte {cut}", good[:cut] + b"\xff\xd9")
+
+
+@cocotb.test()
+async def rooms_that_are_just_too_small(dut):
+    """A line less than the picture needs, whatever that is: told at its frame header."""
+    bench = bench_of(dut)
+    await bench.reset()
+    random = np.random.default_rng(10)
+    good = encode(picture(random, 9, 9, ChromaFormat.C444), 50)
+    size = good.index(b"\xff\xc0") + 5
+    for n in range(40):
+        width, height = (int(2 ** random.uniform(0, 16)) for _ in range(2))
+        data = good[:size] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + good[size + 4 :]
+        # And the room is looked at in even and odd cycles.
+        data = data[:2] + segment(Marker.COM, bytes(2 * (n % 2))) + data[2:]
+        lines = SurfaceLayout(ChromaFormat.C444, width, height).lines
+        await decode_one(bench, f"{width}x{height}", data, target=Slot(2, lines=lines - 1))
 
 
 def status_of(data, limits):
