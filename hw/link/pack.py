@@ -6,7 +6,10 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.hw.link.packet import BLOCK_WORDS, FILL, LINE_WORDS, PART_WORDS_MAX, CheckedPart, stripe
 
-__all__ = ["Packer"]
+__all__ = ["UNALIGNED", "Packer"]
+
+UNALIGNED = 16
+"""Packets in a row that may begin within a block: a receiver that lost its way begins again where a block does."""
 
 
 class Packer(wiring.Component):
@@ -15,7 +18,8 @@ class Packer(wiring.Component):
     A stripe can be taken each cycle. It is
 
     - full of words, when there are enough; or
-    - the last words, and ``FILL``, when they end a packet and no part comes; or
+    - the last words, and ``FILL``, when they end a packet and no part comes, or the last :data:`UNALIGNED` packets all
+      began within a block; or
     - nothing but ``FILL``, also when words of an unfinished packet wait, or when a part comes that may complete it.
 
     So no more than one stripe is partly filled for each cycle without a part. At full supply of packets of four lines
@@ -71,14 +75,17 @@ class Packer(wiring.Component):
         held, was_quiet, quiet = Signal(), Signal(), Signal()
         m.d.comb += quiet.eq(Mux(held, was_quiet, ~self.i.valid))
         m.d.sync += [held.eq(~self.o.ready), was_quiet.eq(quiet)]
+        unaligned, due = Signal(range(UNALIGNED + 1)), Signal()
 
         full, pad, room = Signal(), Signal(), Signal()
         m.d.comb += [
             full.eq(Cat(used[n] & (count >= BLOCK_WORDS << n) for n in stripes).any()),
             room.eq(Cat(used[n] & (count < 2 * BLOCK_WORDS << n) for n in stripes).any()),
-            pad.eq(~full & ended & quiet),
+            due.eq(ended & (unaligned == UNALIGNED)),
+            pad.eq(~full & (ended & quiet | due)),
             self.o.valid.eq(1),
-            self.i.ready.eq(self.o.ready & room),
+            # A receiver takes as long for filling as for a part: none comes with it.
+            self.i.ready.eq(self.o.ready & room & ~due),
         ]
         shown = full | pad
         for n in range(self.lanes):
@@ -123,6 +130,11 @@ class Packer(wiring.Component):
                     n = place // BLOCK_WORDS
                     begins = part.first & (stay_count == place) if n < self.lanes else 0
                     m.d.sync += starts[n].eq(Mux(kept, stay_starts[n], begins))
+        with m.If(pad & self.o.ready):
+            m.d.sync += unaligned.eq(0)
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [count.eq(stay_count + come_count), ended.eq(part.last)]
+            with m.If(part.first):
+                aligned = stay_count % BLOCK_WORDS == 0
+                m.d.sync += unaligned.eq(Mux(aligned, 0, Mux(unaligned == UNALIGNED, UNALIGNED, unaligned + 1)))
         return m

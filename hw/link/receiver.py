@@ -55,7 +55,8 @@ class PacketReceiver(wiring.Component):
         if len(parameters.cells) != CLASSES:
             raise ValueError(f"cells are {parameters.cells}; {CLASSES} classes expected")
         self.parameters = p = parameters
-        told = RetryReceiver(p).signature.members
+        self._retry = RetryReceiver(p)
+        told = self._retry.signature.members
         super().__init__(
             {
                 "i": In(stream.Signature(CheckedPart)),
@@ -72,7 +73,7 @@ class PacketReceiver(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         p = self.parameters
-        m.submodules.retry = retry = RetryReceiver(p)
+        m.submodules.retry = retry = self._retry
         m.submodules.cells = cells = Cells(p)
         for name in ("counts", "last", "lost", "tell"):
             m.d.comb += getattr(self, name).eq(getattr(retry, name))

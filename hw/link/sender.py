@@ -8,7 +8,7 @@ from tessera.hw.lib.arbiter import RoundRobin
 from tessera.hw.lib.streams import observe
 from tessera.hw.link.cells import Cells
 from tessera.hw.link.packet import CLASSES, CheckedPart, Kind, Part, StatusHead, form_code
-from tessera.hw.link.retry import RetryReceiver, RetrySender
+from tessera.hw.link.retry import RetrySender
 
 __all__ = ["IDLE_CYCLES", "PacketSender"]
 
@@ -53,13 +53,16 @@ class PacketSender(wiring.Component):
         if len(parameters.cells) != CLASSES:
             raise ValueError(f"cells are {parameters.cells}; {CLASSES} classes expected")
         self.parameters = p = parameters
-        told = RetryReceiver(p).signature.members
         super().__init__(
             {
                 **{f"i{n}": In(stream.Signature(Part)) for n in range(CLASSES)},
                 "o": Out(stream.Signature(CheckedPart)),
                 "report": In(p.report),
-                **{name: told[name].flip() for name in ("counts", "last", "lost", "tell", "told")},
+                "counts": In(p.counts),
+                "last": In(p.frame_bits),
+                "lost": In(p.history),
+                "tell": In(1),
+                "told": Out(1),
                 "timed_out": Out(1),
                 "begun": Out(1),
                 "again": Out(1),
@@ -131,6 +134,7 @@ class PacketSender(wiring.Component):
         chosen = Mux(turn, next_changed, any_turn)
         given, told_head = cells.o.payload, Signal()
         waits, waited = Signal(), Signal()
+        urgent, status_waited = Signal(), Signal()
         with m.If(told_head):
             m.d.sync += [turn.eq(~turn), any_turn.eq(Mux(any_turn == CLASSES - 1, _FRAMES, any_turn + 1))]
             with m.If(counted != _FRAMES):
@@ -149,6 +153,7 @@ class PacketSender(wiring.Component):
         with m.If(self.told):
             m.d.sync += [
                 status_valid.eq(1),
+                urgent.eq(self.tell),
                 idle.eq(0),
                 status.form.eq(form_code(0, 1)),
                 status.kind.eq(Kind.Status),
@@ -164,7 +169,8 @@ class PacketSender(wiring.Component):
                 m.d.sync += status_valid.eq(0)
 
         m.d.comb += [
-            choose_status.eq(status_valid & ~amid_packet & ~waited),
+            # One that tells of no loss can wait for what there is to send.
+            choose_status.eq(status_valid & ~amid_packet & ~waited & (urgent | status_waited | ~cells.o.valid)),
             self.o.valid.eq(choose_status | cells.o.valid),
             cells.o.ready.eq(~choose_status & self.o.ready),
             take_status.eq(choose_status & self.o.ready),
@@ -173,7 +179,7 @@ class PacketSender(wiring.Component):
             self.again.eq(told_head & given.extra.again),
         ]
         m.d.comb += waits.eq(cells.o.valid & ~choose_status & ~self.o.ready)
-        m.d.sync += waited.eq(waits)
+        m.d.sync += [waited.eq(waits), status_waited.eq(choose_status & ~self.o.ready)]
         part = self.o.payload.part
         with m.If(choose_status):
             announced = Signal(StatusHead)

@@ -48,6 +48,8 @@ class Training(wiring.Component):
         What is received now is of this session. Follows ``told`` in the same cycle.
     renew : :py:`Out(1)`
         High for one cycle: forget all that was sent and received.
+    lost : :py:`Out(1)`
+        All was forgotten, from the cycle of ``renew`` on, and the link is not up again; or never was.
     wanted : :py:`Out(4)`
         Lanes to send stripes on: the most of 4, 2, 1 that the other side hears, the lowest ones; 0 unless ``Active``.
     dense : :py:`Out(1)`
@@ -77,6 +79,7 @@ class Training(wiring.Component):
                 "up": Out(1),
                 "accept": Out(1),
                 "renew": Out(1),
+                "lost": Out(1),
                 "wanted": Out(4),
                 "dense": Out(1),
                 "session": Out(4),
@@ -107,6 +110,7 @@ class Training(wiring.Component):
 
         lost_for = Signal(range(self.give_up))
         resumable = Signal()
+        m.d.comb += self.lost.eq(~self.up & ~resumable)
         m.d.sync += self.renew.eq(0)
         with m.Switch(self.state):
             with m.Case(LinkState.Active):

@@ -50,6 +50,8 @@ class MemoryStatus(enum.Enum, shape=2):
     """Outside its window, without the right, or the window is not set: nothing was touched."""
     Poison = 2
     """The memory knows that the data is bad."""
+    Failed = 3
+    """There is no way to the memory: it may have been touched or not."""
 
 
 class Request(data.Struct):

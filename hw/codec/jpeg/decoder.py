@@ -85,8 +85,10 @@ class JpegDecoderCore(wiring.Component):
             (dequantizer.o, idct.i),
         ):
             connect(m, source, sink)
-        used = ("window", "body", "lines")
+        used = ("window", "body")
         target = Signal(data.StructLayout({name: SlotRef.as_shape()[name].shape for name in used}))
+        # A surface's lines, and so the room that counts, are a multiple of 512.
+        room = Signal(15)
         m.d.comb += [
             share.response1.ready.eq(1),
             idct.o.ready.eq(writer.i.ready),
@@ -98,7 +100,7 @@ class JpegDecoderCore(wiring.Component):
             writer.surface.chroma_format.eq(parser.frame.chroma_format),
             writer.surface.width.eq(parser.frame.width),
             writer.surface.height.eq(parser.frame.height),
-            parser.room.eq(target.lines),
+            parser.room[9:].eq(room),
             parser.huffman_bad.eq(entropy.bad),
             parser.huffman_codes.eq(entropy.codes),
             parser.file.eq(feed.o),
@@ -138,6 +140,7 @@ class JpegDecoderCore(wiring.Component):
                     parser.start.eq(begin.valid & begin.ready),
                 ]
                 m.d.sync += [getattr(target, name).eq(getattr(task.target, name)) for name in used]
+                m.d.sync += room.eq(task.target.lines[9:])
                 with m.If(self.start.valid & begin.ready):
                     m.next = "Headers"
             with m.State("Headers"):
@@ -179,8 +182,9 @@ class JpegDecoderCore(wiring.Component):
                 m.next = "Segment"
             with m.State("EndScan"):
                 # Tables may change now: what was decoded with them has to be out of their way.
+                # The parser waits for it.
                 m.d.comb += [unstuffer.run.eq(1), parser.resume.valid.eq(drained)]
-                with m.If(parser.resume.valid & parser.resume.ready):
+                with m.If(drained):
                     m.next = "Headers"
             with m.State("Drain"):
                 with m.If(drained):

@@ -275,6 +275,9 @@ async def faults_far_into_the_file(dut):
     for sixteenths in (4, 7, 10, 15):
         cut = scan + (len(good) - scan) * sixteenths // 16
         await decode_one(bench, f"scan that ends at byte {cut}", good[:cut] + b"\xff\xd9")
+    for quality in (20, 60, 90):
+        good = encode(picture(np.random.default_rng(15), 272, 272, ChromaFormat.Gray), quality)
+        await decode_one(bench, f"bad marker behind a scan of {len(good)} bytes", good[:-2] + b"\xff\x02")
 
 
 @cocotb.test()
@@ -409,9 +412,9 @@ async def targets_and_files_anywhere(dut):
     await bench.reset()
     data = encode(picture(np.random.default_rng(8), 17, 9, ChromaFormat.Gray), 100)
     bits = bench.window_lines.bit_length() - 1
-    bodies = [512 * blocks for blocks in (31, 21, *(1 << n for n in range(bits - 9)))]
-    for n in range(bits):
-        source, target = Slot(n % 8, body=1 << n), Slot((n + 3) % 8, body=bodies[n % len(bodies)])
+    bodies = [512 * 31, 512 * 21, *(1 << n for n in range(bits)), *(512 * 5 ^ 1 << n for n in range(9))]
+    for n, body in enumerate(bodies):
+        source, target = Slot(n % 8, body=1 << n % bits), Slot((n + 3) % 8, body=body)
         await decode_one(bench, f"{source} to {target}", data, source=source, target=target)
     for n in range(24):
         await decode_one(bench, f"room of {1 << n} lines", data, target=Slot(2, lines=1 << n))

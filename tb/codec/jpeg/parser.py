@@ -70,12 +70,12 @@ class Headers(wiring.Component):
 DUTS = {"headers": Dut(Headers, stalls=True)}
 
 
-async def begin(bench, data, stall=0.0):
+async def begin(bench, data, stall=0.0, gaps=None):
     """Reset, and start on a file; the task that feeds it."""
     bench.dut.start.value = 0
     bench.dut.room.value = 2**24 - 1
     await bench.reset()
-    feeding = cocotb.start_soon(bench.send("i", groups(data), stall))
+    feeding = cocotb.start_soon(bench.send("i", groups(data), stall, gaps))
     await bench.cycles(3)
     bench.dut.start.value = 1
     await bench.cycles(1)
@@ -254,7 +254,7 @@ def scan_header(scan, tail=b"\0\x3f\0"):
     return segment(Marker.SOS, bytes((len(scan),)) + selectors + tail)
 
 
-async def agrees_with_golden(bench, name, data):
+async def agrees_with_golden(bench, name, data, gaps=None):
     """Parse up to the first scan or the verdict, and compare all that comes of it; the golden's status."""
     reader = HeaderReader(data, *LIMITS)
     expected, selected = None, None
@@ -263,7 +263,7 @@ async def agrees_with_golden(bench, name, data):
         selected = reader.scan()
     except JpegError as error:
         expected = Status(int(error.status)), error.where
-    feeding = await begin(bench, data)
+    feeding = await begin(bench, data, gaps=gaps)
     loads, scan, verdict = await until_scan(bench, 0.0)
     feeding.cancel()
     found = None if verdict is None else (Status(verdict.status), verdict.where)
@@ -317,6 +317,48 @@ async def numbers_of_all_bits(dut):
                 data = small_header(components=three(ids=ids), scan=[(other, 0, 0)])
                 seen.add(await agrees_with_golden(bench, f"ids {ids}, {other} in the scan", data))
     assert seen == {Status.Ok, Status.JpegBadScan}
+
+
+@cocotb.test()
+async def each_bit_of_what_must_be(dut):
+    """A bit wrong in SOI and in lengths; Huffman tables of too many codes; ids that differ in a bit, or do not."""
+    bench = Bench(dut, DUTS)
+    good = small_header(components=three(), extra=segment(Marker.DRI, b"\0\3"))
+    seen = set()
+    for bit in range(8):
+        data = good[:1] + bytes((good[1] ^ 1 << bit,)) + good[2:]
+        seen.add(await agrees_with_golden(bench, f"bit {bit} of SOI", data))
+    for marker in (Marker.DRI, Marker.SOF0, Marker.SOS):
+        at = good.index(bytes((0xFF, marker))) + 2
+        for bit in range(16):
+            length = int.from_bytes(good[at : at + 2], "big") ^ 1 << bit
+            data = good[:at] + length.to_bytes(2, "big") + good[at + 2 :]
+            seen.add(await agrees_with_golden(bench, f"length {length} of {marker.name}", data))
+    for bit in range(9):
+        counts = bytes(10) + bytes((255, min(255, 1 + (1 << bit)), max(0, (1 << bit) - 254))) + bytes(3)
+        assert sum(counts) == 256 + (1 << bit)
+        data = small_header(dht=segment(Marker.DHT, b"\0" + counts + bytes(600)))
+        seen.add(await agrees_with_golden(bench, f"DHT of {sum(counts)} codes", data))
+    for bit in range(8):
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            for flipped in (0, 1 << bit):
+                ids = [0xAA, 0xAA, 0xAA]
+                ids[one], ids[other] = 0x55, 0x55 ^ flipped
+                seen.add(await agrees_with_golden(bench, f"ids {ids}", small_header(components=three(ids=ids))))
+    wanted = {Status.Ok, Status.JpegNotJpeg, Status.JpegBadLength, Status.JpegBadTable, Status.JpegBadFrame}
+    assert seen == wanted, f"{seen}"
+
+
+@cocotb.test()
+async def files_that_come_slowly(dut):
+    """Eight bytes at a time, with longer pauses than these take: each byte is waited for once."""
+    bench = Bench(dut, DUTS)
+    seen = set()
+    for shift in range(16):
+        data = small_header(components=three(), extra=segment(Marker.COM, bytes(shift)))
+        name = f"{shift} bytes of comment"
+        seen.add(await agrees_with_golden(bench, name, data, gaps=lambda: bench.random.randrange(20, 36)))
+    assert seen == {Status.Ok}
 
 
 @cocotb.test()

@@ -1,0 +1,106 @@
+"""A chip's port for one link: accesses to other nodes' memories, and theirs to this one's."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from tessera.hw.link.block import BLOCK_BITS
+from tessera.hw.link.link import Link, LinkCounts, LinkParameters
+from tessera.hw.link.packet import CLASSES, Kind, Part
+from tessera.hw.link.receiver import Delivery
+from tessera.hw.link.requester import RemoteRequest, RemoteResponse, Requester
+from tessera.hw.link.responder import Responder
+from tessera.hw.link.training import LinkState
+from tessera.hw.memory.port import MemoryPort
+
+__all__ = ["LinkPort"]
+
+_OWN = {Kind.RequestFirst: "responder", Kind.ResponseFirst: "requester"}
+"""Classes that end here."""
+OTHERS = [kind for kind in Kind if kind.value < CLASSES and kind not in _OWN]
+
+
+class LinkPort(wiring.Component):
+    """A :class:`Link`, a :class:`Requester` and a :class:`Responder`.
+
+    Parameters
+    ----------
+    parameters : :class:`LinkParameters`
+    slots, lines : int
+        As of :class:`Requester` and :class:`Responder`.
+
+    Members
+    -------
+    request : :py:`In(stream.Signature(RemoteRequest))`, response : :py:`Out(stream.Signature(RemoteResponse))`
+        This chip's accesses.
+    memory : :py:`Out(MemoryPort())`
+        Other chips' accesses; answered in order.
+    i1, i3, i4, i5 : :py:`In(stream.Signature(Part))`
+        Packets of the other classes.
+    o : :py:`Out(stream.Signature(Delivery))`, room : :py:`In(6)`
+        And those that come; as of :class:`PacketReceiver`.
+    node, peer, state, lost, counts, lanes_o, lanes_i, slip
+        As of :class:`Link`.
+    """
+
+    def __init__(self, parameters=None, *, slots=128, lines=64):
+        self.parameters = p = parameters or LinkParameters()
+        self._requester, self._responder = Requester(slots), Responder(lines)
+        bits = data.ArrayLayout(BLOCK_BITS, p.lanes)
+        super().__init__(
+            {
+                "request": In(stream.Signature(RemoteRequest)),
+                "response": Out(stream.Signature(RemoteResponse)),
+                "memory": Out(MemoryPort()),
+                **{f"i{kind.value}": In(stream.Signature(Part)) for kind in OTHERS},
+                "o": Out(stream.Signature(Delivery)),
+                "room": In(CLASSES),
+                "node": In(4),
+                "peer": Out(4),
+                "state": Out(LinkState),
+                "lost": Out(1),
+                "counts": Out(LinkCounts),
+                "lanes_o": Out(bits),
+                "lanes_i": In(bits),
+                "slip": Out(p.lanes),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.link = link = Link(self.parameters)
+        m.submodules.requester = requester = self._requester
+        m.submodules.responder = responder = self._responder
+        wiring.connect(m, wiring.flipped(self.memory), responder.memory)
+        # No joints towards the link: packets are withdrawn when it is lost, and those that come do not wait.
+        for sink, source in (
+            (link.i0, requester.packet),
+            (link.i2, responder.packet),
+            *((getattr(link, f"i{kind.value}"), getattr(self, f"i{kind.value}")) for kind in OTHERS),
+            (requester.i, self.request),
+            (self.response, requester.o),
+        ):
+            m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]
+        come = link.o.payload
+        mine = Cat(come.kind == kind.value for kind in _OWN)
+        m.d.comb += [
+            link.o.ready.eq(1),
+            self.o.valid.eq(link.o.valid & ~mine.any()),
+            self.o.payload.eq(come),
+            link.room.eq(self.room),
+            *(link.room[kind.value].eq(getattr(self, f"_{name}").room) for kind, name in _OWN.items()),
+            *(getattr(link, name).eq(getattr(self, name)) for name in ("node", "lanes_i")),
+            *(
+                getattr(self, name).eq(getattr(link, name))
+                for name in ("peer", "state", "lost", "counts", "lanes_o", "slip")
+            ),
+        ]
+        for kind, name in _OWN.items():
+            end = getattr(self, f"_{name}")
+            m.d.comb += [
+                end.come.eq(link.o.valid & (come.kind == kind.value)),
+                end.part.eq(come.part),
+                end.node.eq(self.node),
+                end.lost.eq(link.lost),
+            ]
+        return m
