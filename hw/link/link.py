@@ -40,7 +40,7 @@ class LinkParameters:
     """
 
     lanes: int = 1
-    cells: tuple[int, ...] = (32, 32, 128, 32, 16, 16)
+    cells: tuple[int, ...] = (64, 16, 128, 16, 16, 16)
     timeout_bits: int = 12
     give_up: int = 1 << 20
     settle: int = 4

@@ -26,8 +26,9 @@ class Packer(wiring.Component):
     there is no filling at all on one and two lanes. On four, parts bring half of what a stripe holds, and every other
     one is nothing but filling: what is lost is not the wires' but the parts', of which there is one per cycle.
 
-    In a cycle in which a stripe is taken, a part is, unless the words of two stripes are held. Its first words can be
-    in the next stripe. Nothing moves while no stripe is taken.
+    In a cycle in which a stripe is taken, a part is, unless the words of two stripes are held, or of three on one lane,
+    where a short part behind a long one would else leave a stripe unfilled. Its first words can be in the next stripe.
+    Nothing moves while no stripe is taken.
 
     Parameters
     ----------
@@ -60,10 +61,13 @@ class Packer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         part, stripes = self.i.payload.part, range(self.lanes.bit_length())
-        blocks = self.lanes + -(-(PART_WORDS_MAX - 1) // BLOCK_WORDS)
+        # Blocks that stay when one stripe of those held is taken, and behind them a part.
+        stay_blocks = 2 if self.lanes == 1 else self.lanes
+        held_words = BLOCK_WORDS * (stay_blocks // self.lanes + 1)
+        blocks = stay_blocks + -(-(PART_WORDS_MAX - 1) // BLOCK_WORDS)
         words = Signal(data.ArrayLayout(32, BLOCK_WORDS * blocks))
         starts = Signal(blocks)
-        count = Signal(range(BLOCK_WORDS * self.lanes + PART_WORDS_MAX))
+        count = Signal(range(BLOCK_WORDS * stay_blocks + PART_WORDS_MAX))
         ended = Signal(init=1)
         used = Signal(self.lanes.bit_length(), init=1) if self.lanes > 1 else C(1, 1)
 
@@ -80,7 +84,7 @@ class Packer(wiring.Component):
         full, pad, room = Signal(), Signal(), Signal()
         m.d.comb += [
             full.eq(Cat(used[n] & (count >= BLOCK_WORDS << n) for n in stripes).any()),
-            room.eq(Cat(used[n] & (count < 2 * BLOCK_WORDS << n) for n in stripes).any()),
+            room.eq(Cat(used[n] & (count < held_words << n) for n in stripes).any()),
             due.eq(ended & (unaligned == UNALIGNED)),
             pad.eq(~full & (ended & quiet | due)),
             self.o.valid.eq(1),
@@ -118,7 +122,7 @@ class Packer(wiring.Component):
                             stay_count.eq(count - (BLOCK_WORDS << n)),
                         ]
         placed = come
-        for n in range((BLOCK_WORDS * self.lanes - 1).bit_length()):
+        for n in range((BLOCK_WORDS * stay_blocks - 1).bit_length()):
             before, placed = placed, Signal(len(placed) + (32 << n), name=f"placed{n}")
             m.d.comb += placed.eq(Mux(stay_count[n], Cat(C(0, 32 << n), before), before))
         with m.If(self.o.ready):
@@ -128,7 +132,7 @@ class Packer(wiring.Component):
                 m.d.sync += words[place].eq(Mux(kept, stay[place], placed.word_select(place, 32)))
                 if place % BLOCK_WORDS == 0:
                     n = place // BLOCK_WORDS
-                    begins = part.first & (stay_count == place) if n < self.lanes else 0
+                    begins = part.first & (stay_count == place) if n < stay_blocks else 0
                     m.d.sync += starts[n].eq(Mux(kept, stay_starts[n], begins))
         with m.If(pad & self.o.ready):
             m.d.sync += unaligned.eq(0)

@@ -9,10 +9,12 @@ from tessera.hw.link.packet import LINES_MAX, Part, RequestBody, form_code
 from tessera.hw.link.receiver import ROOM
 from tessera.hw.memory.port import MemoryStatus, Op
 
-__all__ = ["READ_LINES", "RemoteRequest", "RemoteResponse", "Requester"]
+__all__ = ["PATIENCE", "READ_LINES", "RemoteRequest", "RemoteResponse", "Requester"]
 
 READ_LINES = 16
 """Lines that one packet asks for at the most."""
+PATIENCE = 16
+"""Cycles for which a packet waits for its next line, if answers enough are to come."""
 _ANSWERS = 2 * ROOM
 """Answers without lines that may wait."""
 
@@ -44,13 +46,15 @@ class Requester(wiring.Component):
 
     A request is taken when a slot of the landing buffer is free for it, which it keeps until it is answered. Requests
     that follow one another, of the same kind, target and window and with the next offset, go in one packet: reads up to
-    :data:`READ_LINES`, writes up to 8 lines. A packet goes when the next request is none of them, or there is none: so
-    the more is waiting, the fewer packets there are.
+    :data:`READ_LINES`, writes up to 8 lines. A packet goes when the next request is none of these; or when there is no
+    next one, but while half of the slots wait for answers to others, only :data:`PATIENCE` cycles later. So a busy link
+    has few and long packets, and an idle one sends at once.
 
     Answers are given in the order of the requests, whatever the order in which they come, one per cycle. When the link
     is ``lost``, each request that is not answered yet, and each one that comes, is answered as ``Failed``.
 
-    Latency: a packet is offered one cycle after its last request, and an answer two cycles after its line came.
+    Latency: a packet is offered one cycle after its last request if it need not wait, an answer two cycles after its
+    line came.
 
     Parameters
     ----------
@@ -111,6 +115,12 @@ class Requester(wiring.Component):
         m.submodules.lines = ResetInserter(self.lost)(lines)
         most = Mux(growing.op == Op.Write, LINES_MAX, READ_LINES)
         goes_on, take, leaves, begins = Signal(), Signal(), Signal(), Signal()
+        waited, busy = Signal(range(PATIENCE)), Signal()
+        m.d.sync += busy.eq(used >= self.slots // 2 + READ_LINES)
+        with m.If(take & goes_on | ~grows):
+            m.d.sync += waited.eq(0)
+        with m.Elif(waited != PATIENCE - 1):
+            m.d.sync += waited.eq(waited + 1)
         m.d.comb += [
             goes_on.eq(
                 (asked.op == growing.op)
@@ -120,7 +130,12 @@ class Requester(wiring.Component):
                 & (growing.lines != most)
             ),
             # It leaves when the place for what is offered is free, and nothing belongs to it any more.
-            leaves.eq(grows & ~offers & ~(take & goes_on)),
+            leaves.eq(
+                grows
+                & ~offers
+                & ~(take & goes_on)
+                & (~busy | (self.i.valid & ~goes_on) | (growing.lines == most) | (waited == PATIENCE - 1))
+            ),
             self.i.ready.eq((used != self.slots) & lines.w_rdy & (~grows | goes_on | leaves | self.lost)),
             take.eq(self.i.valid & (used != self.slots) & lines.w_rdy),
             begins.eq(self.i.valid & self.i.ready & ~(grows & goes_on)),

@@ -242,6 +242,45 @@ async def round_trip(dut):
 
 
 @cocotb.test()
+async def throughput(dut):
+    """Payload as a share of the raw line, line code, heads, CRC, acknowledgements and credits counted."""
+    bench = ChipsBench(dut, DUTS)
+    if bench.component.parameters.lanes > 1:
+        return
+    cycles, figures = 4096, {}
+    for what, step in (("256-byte", 1), ("64-byte", 3)):
+        for how, readers in (("one side", (0,)), ("both sides", (0, 1))):
+            await bench.start()
+            came = [0, 0]
+            for n in range(2):
+                bench.port(f"response{n}.ready").value = 1
+            reads = [{"op": Op.Read, "id": 0, "target": 0, "window": 0, "offset": step * k % WINDOW_LINES, "data": 0}
+                     for k in range(cycles)]  # fmt: skip
+            tasks = [cocotb.start_soon(bench.send(f"request{n}", reads)) for n in readers]
+
+            async def count(n, came=came):
+                valid = bench.port(f"response{n}.valid")
+                while True:
+                    await ReadOnly()
+                    came[n] += bool(valid.value)
+                    await RisingEdge(dut.clk)
+
+            tasks += [cocotb.start_soon(count(n)) for n in readers]
+            await bench.cycles(600)
+            before = list(came)
+            # So many markers that what falls in or out of the time does not count.
+            await bench.cycles(cycles)
+            for task in tasks:
+                task.cancel()
+            for n in readers:
+                share = 100 * 512 * (came[n] - before[n]) / (257 * cycles)
+                name = f"link, {what} responses, {how} reading, % of the raw line"
+                figures[name] = min(figures.get(name, 100), round(share, 2))
+    keep_figures(**figures)
+    dut._log.info(f"{figures}")
+
+
+@cocotb.test()
 async def each_request_is_answered_once_when_the_link_dies(dut):
     """A cut amid reads and writes: all end, in order, some as Failed; then all at once; when mended, as before."""
     bench = ChipsBench(dut, DUTS)
