@@ -64,6 +64,11 @@ TARGETS = (
     Target(r"overlap$", 1.1, True, "x"),
     Target(r"violations$", 0, True, ""),
     Target(r"^synth/.*/fmax$", 60, False, "MHz"),
+    Target(r"^link\..*256-byte responses, one side", 95, False, "%"),
+    Target(r"^link\..*256-byte responses, both sides", 89, False, "%"),
+    Target(r"^link\..*64-byte responses, one side", 83, False, "%"),
+    Target(r"^link\..*64-byte responses, both sides", 68, False, "%"),
+    Target(r"^link\..*remote minus local", 48, True, "cycles"),
 )
 
 _UNITS = (

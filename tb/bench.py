@@ -58,12 +58,15 @@ class Dut:
         Regular expression of the names of the tests that run on this build; all unless told.
     watched
         Put a checker at each output stream as well: for every block that never withdraws what it has offered.
+    soak
+        Run in ``make soak`` only.
     """
 
     make: Callable[[], Any]
     stalls: bool = False
     tests: str | None = None
     watched: bool = False
+    soak: bool = False
 
     def simulated(self) -> Any:
         """The component as the tests see it."""

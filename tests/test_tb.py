@@ -51,14 +51,17 @@ def benches():
         for dut, entry in getattr(module, "DUTS", {}).items():
             for stalls in (False, True) if entry.stalls else (False,):
                 short = name.removeprefix("tessera.tb.")
-                yield pytest.param(name, dut, entry, stalls, id=f"{short}-{dut}" + ("-stalls" if stalls else ""))
+                marks = [pytest.mark.soak] if entry.soak else []
+                case = f"{short}-{dut}" + ("-stalls" if stalls else "")
+                yield pytest.param(name, dut, entry, stalls, id=case, marks=marks)
 
 
 @pytest.mark.parametrize("name, dut, entry, stalls", list(benches()))
 def test_bench(name, dut, entry, stalls, request):
     instruments = Instruments(checkers=True, stalls=1 if stalls else None)
     text = elaborate(f"{name} {dut} {bench_hash(name)}", entry.simulated, instruments=instruments)
-    program = build(text, effort="-O1" if name.removeprefix("tessera.tb.") in LONG else "-O0")
+    long = entry.soak or name.removeprefix("tessera.tb.") in LONG
+    program = build(text, effort="-O1" if long else "-O0")
     folder = build_folder() / "tests" / request.node.callspec.id
     (folder / measure.FIGURES).unlink(missing_ok=True)
     environment = {"TESSERA_DUT": dut, "TESSERA_STALLS": "1" if stalls else ""}

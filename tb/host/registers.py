@@ -69,6 +69,10 @@ class RegistersBench(Bench):
         sender = cocotb.start_soon(
             self.send("port.request", [{"write": write, "address": address, "data": value}])
         )
+        if self.random.random() < 0.3:
+            # The answer waits.
+            await sender
+            await self.cycles(self.random.randrange(2, 6))
         (data,) = await self.within(100, self.receive("port.response", 1), f"register {address:#x}")
         await sender
         return data
@@ -110,6 +114,20 @@ async def what_is_written_is_read(dut):
         values["MSI_ENABLE"] | (values["MSI_ADDRESS_LOW"] | values["MSI_ADDRESS_HIGH"] << 32) << 1
         | values["MSI_DATA"] << 65
     )
+
+
+@cocotb.test()
+async def each_bit_is_kept(dut):
+    """Alone and when all others are set, while the registers beside it hold the contrary."""
+    bench = RegistersBench(dut)
+    await bench.start()
+    for name, bits in PLAIN.items():
+        for n in range(32):
+            for value in (1 << n, 0xFFFF_FFFF ^ 1 << n):
+                await bench.put(name, value)
+                for _ in range(2):
+                    assert await bench.get(name) == value & bits, f"{name} after a write of {value:#x}"
+        await bench.put(name, bench.random.getrandbits(32))
 
 
 @cocotb.test()
@@ -198,10 +216,14 @@ async def inputs_are_read(dut):
         await bench.cycles(5)
         getattr(dut, port).value = 0
         assert await bench.get(name) == before + 5, name
-    dut.counter_value.value = 0x0123_4567_89AB_CDEF
-    assert await bench.get("COUNTER_LOW") == 0x89AB_CDEF
-    dut.counter_value.value = 0
-    assert await bench.get("COUNTER_HIGH") == 0x0123_4567
+    for value in [0x0123_4567_89AB_CDEF, *(bench.random.getrandbits(64) for _ in range(24))]:
+        dut.counter_value.value = value
+        assert await bench.get("COUNTER_LOW") == value & 0xFFFF_FFFF
+        dut.counter_value.value = 0
+        # It holds still while others are read and written.
+        await bench.get("MSI_DATA")
+        for _ in range(3):
+            assert await bench.get("COUNTER_HIGH") == value >> 32
 
 
 @cocotb.test()
