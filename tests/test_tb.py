@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,9 @@ NO_BENCH_NEEDED = {
     "tessera.hw.models.storage",
 }
 
-LONG = {
-    "codec.jpeg.decoder",
-    "codec.jpeg.encoder",
-    "compute.engine",
-    "compute.scale",
-    "compute.steps",
-    "memory.ddr",
-}
+LONG = re.compile(
+    r"codec\.jpeg\.decoder-(decoder|memory)|codec\.jpeg\.encoder|compute\.(engine|scale|steps)|memory\.ddr-"
+)
 """Benches that simulate for so long that compiling for speed pays."""
 
 
@@ -60,7 +56,7 @@ def benches():
 def test_bench(name, dut, entry, stalls, request):
     instruments = Instruments(checkers=True, stalls=1 if stalls else None)
     text = elaborate(f"{name} {dut} {bench_hash(name)}", entry.simulated, instruments=instruments)
-    long = entry.soak or name.removeprefix("tessera.tb.") in LONG
+    long = entry.soak or LONG.match(request.node.callspec.id)
     program = build(text, effort="-O1" if long else "-O0")
     folder = build_folder() / "tests" / request.node.callspec.id
     (folder / measure.FIGURES).unlink(missing_ok=True)

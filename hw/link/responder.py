@@ -146,7 +146,8 @@ class Responder(wiring.Component):
         held, came, merged, put = (Signal(answer, name=name) for name in ("held", "came", "merged", "put"))
         holds, complete, joins, whole, puts = Signal(), Signal(), Signal(), Signal(), Signal()
         # The oldest answers may be of what was forgotten.
-        asked, stale, comes = Signal(range(2 * self.lines + 1)), Signal(range(2 * self.lines + 1)), Signal()
+        most = 2 * self.lines
+        asked, stale, comes = Signal(range(most + 2)), Signal(range(most + 2)), Signal()
         left = asked + (self.memory.request.valid & self.memory.request.ready) - response.valid
         m.d.sync += asked.eq(left)
         m.d.sync += stale.eq(Mux(self.lost, left, stale + voided - ((stale != 0) & response.valid)))
@@ -177,7 +178,7 @@ class Responder(wiring.Component):
             m.d.sync += holds.eq(0)
 
         # The only line of a packet need not wait in a queue that is empty.
-        through, step, offered, shown = Signal(), Signal(), self.packet.payload, Signal(answer)
+        through, step, part, shown = Signal(), Signal(), self.packet.payload, Signal(answer)
         index, last, lined = Signal(range(LINES_MAX)), Signal(), Signal()
         goes = Signal()
         m.d.comb += [
@@ -194,7 +195,6 @@ class Responder(wiring.Component):
             lines.w_en.eq(comes & came.lined & ~through),
             lines.r_en.eq(goes & ~through & lined),
         ]
-        part = offered
         with m.If(step):
             m.d.sync += [
                 self.packet.valid.eq(goes),
@@ -219,6 +219,6 @@ class Responder(wiring.Component):
         under_way = Signal(range(self.lines + 1))
         gone = Mux(goes, Mux(lined, 1, shown.count), 0)
         m.d.sync += under_way.eq(under_way + groups.w_en - gone)
-        m.d.comb += room.eq(under_way != self.lines)
+        m.d.comb += room.eq((under_way != self.lines) & (asked < most))
         with m.If(self.lost):
             m.d.sync += [holds.eq(0), index.eq(0), under_way.eq(0), self.packet.valid.eq(0)]

@@ -90,11 +90,10 @@ def pair(lanes, latencies, **options):
 
 
 DUTS = {
-    "lanes1": pair(1, (1,), tests="latency|all_comes/"),
-    "lanes4": pair(4, (3, 1, 8, 5), tests="latency|all_comes/case=0"),
-    "soak1": pair(1, (20,), soak=True),
-    "soak2": pair(2, (1, 8), soak=True),
-    "soak4": pair(4, (3, 1, 8, 5), soak=True),
+    # A port's bench holds two links as well, over wires as bad, in every run of the tests.
+    "lanes1": pair(1, (1,), soak=True),
+    "lanes2": pair(2, (1, 8), soak=True),
+    "lanes4": pair(4, (3, 1, 8, 5), soak=True),
 }
 
 

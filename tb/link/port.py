@@ -248,7 +248,7 @@ async def round_trip(dut):
 async def throughput(dut):
     """Payload as a share of the raw line, line code, heads, CRC, acknowledgements and credits counted."""
     bench = ChipsBench(dut, DUTS)
-    cycles, figures = 4096, {}
+    cycles, figures = 2048, {}
     for what, step in (("256-byte", 1), ("64-byte", 3)):
         for how, readers in (("one side", (0,)), ("both sides", (0, 1))):
             await bench.start()

@@ -161,7 +161,7 @@ DUTS = {
     "switched": Dut(build(), tests=MOST),
     "near": Dut(build(generation=3, switch_latency=0), tests=MOST),
     "flits": Dut(build(**ROOMY), tests=MOST + "|idle"),
-    "flits_near": Dut(build(**ROOMY, switch_latency=0, raw_bits=320), tests=MOST),
+    "flits_near": Dut(build(**ROOMY, switch_latency=0, raw_bits=320), tests=MOST, soak=True),
     "scarce": Dut(build(**SCARCE), tests="reads|latency|limited|scarce|idle"),
 }
 
