@@ -48,7 +48,7 @@ class LinkParameters:
     def __post_init__(self):
         if len(self.cells) != CLASSES:
             raise ValueError(f"cells are {self.cells}; {CLASSES} classes expected")
-        self.retry  # noqa: B018  Checks them.
+        RetryParameters(self.cells, timeout_bits=self.timeout_bits)
 
     @property
     def retry(self):

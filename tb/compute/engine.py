@@ -209,8 +209,6 @@ def refusal(format, source, target, widest):
 async def sizes_of_each_bit(dut):
     """Sizes of each bit, at the limits and just beyond. There is no room, so that none of the tasks is begun."""
     bench = ComputeBench(dut, DUTS)
-    if bench.stalled:
-        return
     await bench.reset()
     widest = bench.component.engine.core.config.max_width
     pairs = []
@@ -235,8 +233,6 @@ async def sizes_of_each_bit(dut):
 async def rooms_that_are_just_too_small(dut):
     """A line less than the target needs, whatever that is."""
     bench = ComputeBench(dut, DUTS)
-    if bench.stalled:
-        return
     await bench.reset()
     random = np.random.default_rng(9)
     for format in [ChromaFormat.C422, ChromaFormat.C444] * 40:
@@ -254,8 +250,6 @@ async def rooms_that_are_just_too_small(dut):
 async def copies_of_each_bit(dut):
     """A copy needs as much room as its source, whatever its size."""
     bench = ComputeBench(dut, DUTS)
-    if bench.stalled:
-        return
     await bench.reset()
     for source in [size for n in range(16) for size in ((1 << n, 16), (16, 1 << n))]:
         geometry = {"chroma_format": int(ChromaFormat.C422), "width": source[0], "height": source[1]}
@@ -270,8 +264,6 @@ async def copies_of_each_bit(dut):
 async def parameters_of_each_bit(dut):
     """Above the parameters all is 0, and no stage but the first is there to be bypassed."""
     bench = ComputeBench(dut, DUTS)
-    if bench.stalled:
-        return
     await bench.reset()
     await bench.write_header(SOURCE, kind=SlotKind.Surface, chroma_format=0, width=16, height=16)
     expected = Status.BadTask, ComputeParameter.Bypass.value
@@ -287,8 +279,6 @@ async def parameters_of_each_bit(dut):
 async def places_of_each_bit(dut):
     """Slots in each window and at lines of each bit, those that are not there refused; and rooms of each bit."""
     bench = ComputeBench(dut, DUTS)
-    if bench.stalled:
-        return
     await bench.reset()
     frame = picture(np.random.default_rng(8), ChromaFormat.Gray, 9, 9)
     windows = bench.memory.windows
