@@ -10,6 +10,7 @@ import ast
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,8 +54,10 @@ def _benches() -> Iterator[tuple[str, str, list[str]]]:
             continue
         tests = measuring_tests(found.name)
         if tests:
-            for dut in importlib.import_module(found.name).DUTS:
-                yield found.name, dut, tests
+            for dut, entry in importlib.import_module(found.name).DUTS.items():
+                measures = [test for test in tests if re.search(entry.tests or "", f"{found.name}.{test}/")]
+                if measures:
+                    yield found.name, dut, measures
 
 
 def run_bench(module: str, dut: str, tests: list[str]) -> dict[str, float]:

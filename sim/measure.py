@@ -64,11 +64,14 @@ TARGETS = (
     Target(r"overlap$", 1.1, True, "x"),
     Target(r"violations$", 0, True, ""),
     Target(r"^synth/.*/fmax$", 60, False, "MHz"),
-    Target(r"^link\..*256-byte responses, one side", 95, False, "%"),
-    Target(r"^link\..*256-byte responses, both sides", 89, False, "%"),
-    Target(r"^link\..*64-byte responses, one side", 83, False, "%"),
-    Target(r"^link\..*64-byte responses, both sides", 68, False, "%"),
+    Target(r"^(link\.port-.*|models\.load-figures)/256-byte responses, one side", 95, False, "%"),
+    Target(r"^(link\.port-.*|models\.load-figures)/256-byte responses, both sides", 89, False, "%"),
+    Target(r"^(link\.port-.*|models\.load-figures)/64-byte responses, one side", 83, False, "%"),
+    Target(r"^(link\.port-.*|models\.load-figures)/64-byte responses, both sides", 68, False, "%"),
     Target(r"^link\..*remote minus local", 48, True, "cycles"),
+    Target(r"^models\.load-figures/goodput at 1e-06", 96, False, "%"),
+    Target(r"^models\.load-figures/goodput at 1e-05", 90, False, "%"),
+    Target(r"^models\.load-figures/goodput at 0.0001", 75, False, "%"),
 )
 
 _UNITS = (
@@ -76,6 +79,7 @@ _UNITS = (
     (r"cycles[ _]per[ _]second", "cycles/s"),
     (r"^synth/", ""),
     (r"^memory\.ddr", "lines/cycle"),
+    (r"% of the raw line$", "%"),
     (r"bytes", "bytes"),
     (r"cycles", "cycles"),
 )

@@ -72,6 +72,10 @@ CHOSEN: Mapping[str, tuple[str, ...]] = {
     "codec.jpeg.decoder": ("decoder",),
     "compute.engine": ("engine",),
     "lib.arbiter": ("5",),
+    "lib.cdc": ("depth8",),
+    "link.deskew": ("lanes4",),
+    "link.lanes": ("sender1", "sender2", "sender4"),
+    "link.training": ("lanes4",),
     "memory.ddr": ("ddr4_3200aa",),
 }
 """Which of a testbench's builds are broken, where not all of them: the others are the same logic with other figures."""

@@ -149,12 +149,13 @@ class PacketSender(wiring.Component):
         idle = Signal(range(IDLE_CYCLES))
         take_status, choose_status = Signal(), Signal()
         idle_due = (idle == IDLE_CYCLES - 1) & ~cells.o.valid & ~amid_packet
-        m.d.comb += self.told.eq((self.tell | idle_due) & (~status_valid | take_status))
-        with m.If(self.told):
+        # What is in one follows the counts until it is offered: it may have to wait for packets.
+        fixed = choose_status & ~take_status
+        m.d.comb += self.told.eq((self.tell | idle_due) & ~fixed)
+        with m.If(~fixed):
             m.d.sync += [
-                status_valid.eq(1),
-                urgent.eq(self.tell),
-                idle.eq(0),
+                status_valid.eq(self.told | (status_valid & ~take_status)),
+                urgent.eq(self.tell | (urgent & ~take_status)),
                 status.form.eq(form_code(0, 1)),
                 status.kind.eq(Kind.Status),
                 status.last_frame.eq(self.last),
@@ -163,10 +164,10 @@ class PacketSender(wiring.Component):
                 status.count.eq(counts[0]),
                 *(status.counts[n].eq(counts[n + 1]) for n in range(CLASSES - 1)),
             ]
+        with m.If(self.told):
+            m.d.sync += idle.eq(0)
         with m.Else():
             m.d.sync += idle.eq(Mux(idle == IDLE_CYCLES - 1, idle, idle + 1))
-            with m.If(take_status):
-                m.d.sync += status_valid.eq(0)
 
         m.d.comb += [
             # One that tells of no loss can wait for what there is to send.

@@ -75,6 +75,18 @@ async def each_single_error_is_outlived_but_in_the_complement(dut):
 
 
 @cocotb.test()
+async def each_bit_of_the_pattern_counts(dut):
+    """With another word wrong as well, any one of them makes it no marker."""
+    bench = Bench(dut, DUTS)
+    random = bench.random
+    for bit in range(128):
+        other = random.choice([word for word in range(4) if word != bit // 32])
+        bits = marker_bits(some_fields(random)) ^ 1 << 1 + bit ^ 1 << 1 + 32 * other + random.randrange(32)
+        right, _ = await reading(dut, bits)
+        assert not right, f"bit {bit % 32} of word {bit // 32} is wrong, and one of word {other}"
+
+
+@cocotb.test()
 async def majority_and_pattern_have_their_limits(dut):
     bench = Bench(dut, DUTS)
     random = bench.random

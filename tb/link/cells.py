@@ -1,5 +1,7 @@
 """Testbench of hw/link/cells.py against a dictionary of packets."""
 
+import itertools
+
 import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
 
@@ -30,6 +32,15 @@ class CellsBench(Bench):
             self.dut.part.value = pack(self.component.signature.members["part"].shape, part["part"])
             await RisingEdge(self.dut.clk)
         self.dut.put.value = 0
+
+    async def noise(self):
+        """Without ``put``, first parts for any cell, which mean nothing."""
+        cell, part = (self.component.signature.members[name].shape for name in ("cell", "part"))
+        while True:
+            number = self.random.randrange(256)
+            self.dut.cell.value = pack(cell, {"kind": self.random.randrange(6), "cell": number})
+            self.dut.part.value = pack(part, packet_of(self.random).parts()[0]["part"])
+            await RisingEdge(self.dut.clk)
 
     def check(self, values, kind, cell, packet, extra):
         """`values` are the parts of `packet`."""
@@ -71,6 +82,7 @@ async def gives_what_was_put(dut, stall):
         {"cell": {"kind": kind, "cell": cell}, "extra": n} for n, ((kind, cell), _) in enumerate(order)
     ]  # fmt: skip
     sending = cocotb.start_soon(bench.send("i", asked, stall))
+    cocotb.start_soon(bench.noise())
     for n, ((kind, cell), packet) in enumerate(order):
         values = await bench.within(1000, bench.receive("o", stall=stall, until=lambda value: value.part.last))
         bench.check(values, kind, cell, packet, n)
@@ -83,8 +95,9 @@ async def one_part_per_cycle(dut):
     bench = CellsBench(dut, DUTS)
     dut.put.value = 0
     await bench.reset()
-    packets = [Packet.random(bench.random, lines, True) for lines in (1, 0, 8, 3, 1, 1, 2)]
-    cells = [0, 1, 2, 10, 13, 14, 15]
+    packets = [Packet.random(bench.random, lines, True) for lines in (1, 0, 8, 3, 1, 1, 2, 5, 4, 7, 6)]
+    counts = [max(1, len(packet.lines)) for packet in packets]
+    cells = [0, *itertools.accumulate(counts[:-1])]
     for cell, packet in zip(cells, packets):
         await bench.put(2, cell, packet)
     shape, given = bench.shape("i"), []
@@ -93,11 +106,11 @@ async def one_part_per_cycle(dut):
     dut.i__valid.value = 1
     dut.i__payload.value = pack(shape, {"cell": {"kind": 2, "cell": next(places)}, "extra": 5})
     left = len(cells)
-    while len(given) < sum(max(1, len(packet.lines)) for packet in packets):
+    while len(given) < sum(counts):
         await ReadOnly()
         ready, valid, count = (int(signal.value) for signal in (dut.i__ready, dut.o__valid, dut.cells))
         if left and ready:
-            assert count == max(1, len(packets[len(taken)].lines))
+            assert count == counts[len(taken)], f"packet {len(taken)}: {count} cells, not {counts[len(taken)]}"
             taken.append(cycle)
         if valid:
             given.append(cycle)
@@ -110,7 +123,29 @@ async def one_part_per_cycle(dut):
         cycle += 1
         assert cycle < 100
     assert given == list(range(2, 2 + len(given))), f"parts in cycles {given}"
-    assert [n + 2 for n in taken] == [given[n] for n in (0, 1, 9, 12, 13, 14, 16)], f"taken in {taken}"
+    lasts = [given[n - 1] for n in itertools.accumulate(counts)]
+    assert [n + 2 for n in taken] == lasts, f"taken in {taken}, last parts in {lasts}"
+
+
+@cocotb.test()
+async def offers_without_being_asked_for_it(dut):
+    """Two parts go on towards ``o`` while nothing is taken there, so two short packets' questions are."""
+    bench = CellsBench(dut, DUTS)
+    dut.put.value = 0
+    await bench.reset()
+    packets = [Packet.random(bench.random, lines, True) for lines in (1, 0, 1)]
+    for cell, packet in enumerate(packets):
+        await bench.put(1, cell, packet)
+    asked = [{"cell": {"kind": 1, "cell": cell}, "extra": cell} for cell in range(len(packets))]
+    sending = cocotb.start_soon(bench.send("i", asked))
+    for cycle in range(6):
+        await ReadOnly()
+        assert bench.get("o.valid") == (cycle >= 2), f"cycle {cycle}: offered or not"
+        assert bench.get("i.ready") == (cycle < 2), f"cycle {cycle}: asked or not"
+        await RisingEdge(dut.clk)
+    for cell, packet in enumerate(packets):
+        bench.check(await bench.within(10, bench.receive("o", 1)), 1, cell, packet, cell)
+    await bench.within(10, sending)
 
 
 @cocotb.test()

@@ -375,6 +375,32 @@ async def what_a_clear_cuts_heals(dut):
 
 
 @cocotb.test()
+async def one_lane_alone_tells_whether_they_are_crossed(dut):
+    """What is behind the marker that tells it is dropped; one that says it is neither of the two changes nothing."""
+    bench = Bench(dut, DUTS)
+    lanes = bench.component.lanes
+    if lanes == 1:
+        return
+    for wire in range(lanes):
+        for says in range(4):
+            await bench.reset()
+            then = says if says == lanes - 1 - wire else wire
+            sender = Sender(bench, [1 << then] * 4)
+            good, alive = sender.received, sender.arrives
+
+            def received(lane, time, fields, block, first, right=True):
+                return good(lane, time, replace(fields, lane=says if time < 16 else then), block, first, right)
+
+            sender.received = received
+            sender.arrives = lambda lane, cycle: alive(lane, cycle) if lane == wire else None
+            run = Run(bench, sender)
+            await run.go(len(sender.slots) + 5)
+            since = 0 if says == wire else 16
+            run.check([([content[0][wire]], fields) for fields, content in sender.slots[since:] if content])
+            assert run.heard[-1] == 1 << then, f"lane {says} on wire {wire}: {run.heard[-1]:b} heard"
+
+
+@cocotb.test()
 async def a_lane_that_is_another_is_not_used(dut):
     """Two lanes exchanged in no way that is known: what says so is neither heard nor used."""
     bench = Bench(dut, DUTS)

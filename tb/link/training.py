@@ -1,15 +1,39 @@
 """Testbench of hw/link/training.py."""
 
 import cocotb
+from amaranth.hdl import Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.link.block import Marker
 from tessera.hw.link.training import LinkState, Training
 from tessera.tb.bench import Bench, Dut, pack
 
-GIVE_UP, SEARCH_BITS = 37, 3
-DUTS = {f"lanes{lanes}": Dut(lambda lanes=lanes: Training(lanes, GIVE_UP, SEARCH_BITS)) for lanes in (1, 2, 4)}
+GIVE_UP, SEARCH_BITS = 46, 3
 COUNTS = ("losses", "training", "active", "dead")
+
+
+class Late(Training):
+    """With counts that begin shortly before they wrap."""
+
+    BEGINNING = 2**32 - 20
+
+    def __init__(self, *parameters):
+        super().__init__(*parameters)
+        for name in COUNTS:
+            setattr(self, name, Signal(32, init=self.BEGINNING, name=name))
+
+    @property
+    def signature(self):
+        begun = {name: Out(32, init=self.BEGINNING) for name in COUNTS}
+        return wiring.Signature({**super().signature.members, **begun})
+
+
+DUTS = {
+    **{f"lanes{lanes}": Dut(lambda lanes=lanes: Training(lanes, GIVE_UP, SEARCH_BITS)) for lanes in (1, 2)},
+    "lanes4": Dut(lambda: Late(4, GIVE_UP, SEARCH_BITS)),
+}
 
 
 def is_newer(theirs, mine):
@@ -21,11 +45,12 @@ def is_newer(theirs, mine):
 class Rules:
     """What the states are to do, a cycle at a time."""
 
-    def __init__(self, lanes):
+    def __init__(self, lanes, counts):
         self.lanes, self.state, self.session = lanes, "Training", 0
         self.renew, self.resumable, self.lost_for = False, False, 0
+        self.lost = True
         self.since, self.known, self.before = 0, 0, 0
-        self.counts = dict.fromkeys(COUNTS, 0)
+        self.counts = dict.fromkeys(COUNTS, counts)
 
     def outputs(self, told):
         up = self.state == "Active"
@@ -37,10 +62,11 @@ class Rules:
             "up": int(up),
             "accept": int(told["session"] == self.session != 0),
             "renew": int(self.renew),
+            "lost": int(self.lost),
             "wanted": sum(1 << n for n in used),
             "dense": int(not up or searching),
             "session": self.session,
-            **self.counts,
+            **{name: count % 2**32 for name, count in self.counts.items()},
         }
 
     def step(self, heard, told):
@@ -66,6 +92,8 @@ class Rules:
         elif self.resumable and self.lost_for == GIVE_UP:
             self.session, self.renew, self.resumable = self.session % 15 + 1, True, False
             self.state = "Dead"
+        # From a beginning anew until it is up: what was under way before is forgotten.
+        self.lost = self.renew or (self.lost and self.state != "Active")
 
 
 class Follower:
@@ -81,7 +109,7 @@ class Follower:
         self.heard = 0
         self._drive()
         await self.bench.reset()
-        self.rules = Rules(self.lanes)
+        self.rules = Rules(self.lanes, getattr(self.bench.component, "BEGINNING", 0))
         # The cycle in which reset ended.
         self.rules.step(0, self.told)
 
