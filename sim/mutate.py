@@ -74,7 +74,9 @@ CHOSEN: Mapping[str, tuple[str, ...]] = {
     "lib.arbiter": ("5",),
     "lib.cdc": ("depth8",),
     "link.deskew": ("lanes4",),
+    "link.link": ("lanes1",),
     "link.lanes": ("sender1", "sender2", "sender4"),
+    "link.port": ("lanes1",),
     "link.training": ("lanes4",),
     "memory.ddr": ("ddr4_3200aa",),
 }

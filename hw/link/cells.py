@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 from tessera.hw.lib.streams import observe
 from tessera.hw.link.packet import Head, Part
 
-__all__ = ["Cells"]
+__all__ = ["KEPT", "Cells"]
 
-_KEPT = ("form", "source", "target", "tag", "first", "status", "epoch")
+KEPT = ("form", "source", "target", "tag", "first", "status", "epoch")
 """Fields of a head that are the packet's; the others are of one of its transmissions."""
 
 
@@ -57,7 +57,7 @@ class Cells(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         p = self.parameters
-        kept = data.StructLayout({**{name: Head.as_shape()[name].shape for name in _KEPT}, "body": 32})
+        kept = data.StructLayout({**{name: Head.as_shape()[name].shape for name in KEPT}, "body": 32})
         count = range(p.longest + 1)
         m.submodules.heads = heads = memory.Memory(shape=kept, depth=p.places, init=[])
         m.submodules.lines = lines = memory.Memory(shape=512, depth=p.places, init=[])
@@ -69,7 +69,7 @@ class Cells(wiring.Component):
         for port in (heads_put, lines_put, counts_put):
             m.d.comb += [port.addr.eq(place), port.en.eq(self.put & (1 if port is lines_put else self.part.first))]
         m.d.comb += [
-            *(heads_put.data[name].eq(head[name]) for name in _KEPT),
+            *(heads_put.data[name].eq(head[name]) for name in KEPT),
             heads_put.data.body.eq(self.part.body),
             lines_put.data.eq(self.part.line),
             counts_put.data.eq(Mux(number == 0, 1, number)),
@@ -112,7 +112,7 @@ class Cells(wiring.Component):
                 given.part.last.eq(read.last),
                 given.part.has_body.eq(form[4]),
                 given.part.has_line.eq(~read.first | (form[:4] != 0)),
-                *(given.part.head[name].eq(heads_get.data[name]) for name in _KEPT),
+                *(given.part.head[name].eq(heads_get.data[name]) for name in KEPT),
                 given.part.head.kind.eq(read.cell.kind),
                 given.part.body.eq(heads_get.data.body),
                 given.part.line.eq(lines_get.data),

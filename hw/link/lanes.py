@@ -68,7 +68,7 @@ class LanesSender(wiring.Component):
             marker.eq(left == 0),
             next_using.eq(Mux(left == 1, self.wanted, using)),
             self.used.eq(reduce(lambda a, b: a + b, next_using)),
-            self.i.ready.eq(~marker & using.any() & self.wanted.any()),
+            self.i.ready.eq(~marker & using.any() & self.wanted[: self.lanes].any()),
             taking.eq(self.i.valid & self.i.ready),
         ]
         m.d.sync += [using.eq(next_using), left.eq(left - 1)]

@@ -64,10 +64,11 @@ class Packer(wiring.Component):
         # Blocks that stay when one stripe of those held is taken, and behind them a part.
         stay_blocks = 2 if self.lanes == 1 else self.lanes
         held_words = BLOCK_WORDS * (stay_blocks // self.lanes + 1)
-        blocks = stay_blocks + -(-(PART_WORDS_MAX - 1) // BLOCK_WORDS)
-        words = Signal(data.ArrayLayout(32, BLOCK_WORDS * blocks))
-        starts = Signal(blocks)
-        count = Signal(range(BLOCK_WORDS * stay_blocks + PART_WORDS_MAX))
+        most = BLOCK_WORDS * stay_blocks - 1 + PART_WORDS_MAX
+        words = Signal(data.ArrayLayout(32, most))
+        # A block behind those that stay has no packet's first word in front.
+        starts = Signal(stay_blocks)
+        count = Signal(range(most + 1))
         ended = Signal(init=1)
         used = Signal(self.lanes.bit_length(), init=1) if self.lanes > 1 else C(1, 1)
 
@@ -127,13 +128,13 @@ class Packer(wiring.Component):
             m.d.comb += placed.eq(Mux(stay_count[n], Cat(C(0, 32 << n), before), before))
         with m.If(self.o.ready):
             m.d.sync += count.eq(stay_count)
-            for place in range(BLOCK_WORDS * blocks):
+            for place in range(most):
                 kept = stay_count > place
                 m.d.sync += words[place].eq(Mux(kept, stay[place], placed.word_select(place, 32)))
-                if place % BLOCK_WORDS == 0:
-                    n = place // BLOCK_WORDS
-                    begins = part.first & (stay_count == place) if n < stay_blocks else 0
-                    m.d.sync += starts[n].eq(Mux(kept, stay_starts[n], begins))
+            for n in range(stay_blocks):
+                place = BLOCK_WORDS * n
+                begins = part.first & (stay_count == place)
+                m.d.sync += starts[n].eq(Mux(stay_count > place, stay_starts[n], begins))
         with m.If(pad & self.o.ready):
             m.d.sync += unaligned.eq(0)
         with m.If(self.i.valid & self.i.ready):

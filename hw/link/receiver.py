@@ -5,7 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.hw.lib.streams import observe
-from tessera.hw.link.cells import Cells
+from tessera.hw.link.cells import KEPT, Cells
 from tessera.hw.link.packet import CLASSES, LINES_MAX, CheckedPart, Head, Kind, Part, StatusHead
 from tessera.hw.link.retry import RetryReceiver
 
@@ -13,6 +13,11 @@ __all__ = ["ROOM", "Delivery", "PacketReceiver"]
 
 ROOM = LINES_MAX + 3
 """Parts that a class's taker has room for when it says that it has ``room``: a longest packet, and what is coming."""
+_TOLD = data.StructLayout({name: Head.as_shape()[name].shape for name in ("kind", "frame", "counted", "count")})
+"""Fields of a head that are looked at when its packet ends."""
+_HEAD = data.StructLayout({name: Head.as_shape()[name].shape for name in ("kind", "cell", *KEPT)})
+_STORED = data.StructLayout({"first": 1, "last": 1, "head": _HEAD, "body": 32, "line": 512})
+"""What of a part goes into cells, or says into which."""
 _STAGED = 2 * LINES_MAX
 """Parts that wait for the end of their packet, or to be put into cells."""
 
@@ -81,8 +86,9 @@ class PacketReceiver(wiring.Component):
 
         # The end of a packet, and what its head says.
         came = self.i.payload
-        head, kept = Signal(Head), Signal(Head)
-        m.d.comb += head.eq(Mux(came.part.first, came.part.head, kept))
+        head, kept = Signal(_TOLD), Signal(_TOLD)
+        for name in _TOLD.members:
+            m.d.comb += head[name].eq(Mux(came.part.first, came.part.head[name], kept[name]))
         with m.If(self.i.valid):
             m.d.sync += kept.eq(head)
         ended, right, is_status = Signal(), Signal(), Signal()
@@ -95,15 +101,18 @@ class PacketReceiver(wiring.Component):
         m.d.sync += [self.right.eq(right), self.wrong.eq(ended & ~right)]
 
         # Parts wait until their packet is known to be right. One that is alone need not, if none is before it.
-        m.submodules.staged = staged = memory.Memory(shape=Part, depth=_STAGED, init=[])
+        m.submodules.staged = staged = memory.Memory(shape=_STORED, depth=_STAGED, init=[])
         put, get = staged.write_port(), staged.read_port()
         bits = range(_STAGED)
         begun, written, read = (Signal(bits, name=name) for name in ("begun", "written", "read"))
         out_valid, alone = Signal(), Signal()
+        new = Signal(_STORED)
         keep = right & ~is_status
         m.d.comb += [
             put.addr.eq(Mux(came.part.first, begun, written)),
-            put.data.eq(came.part),
+            *(new[name].eq(came.part[name]) for name in ("first", "last", "body", "line")),
+            *(new.head[name].eq(came.part.head[name]) for name in _HEAD.members),
+            put.data.eq(new),
             put.en.eq(self.i.valid),
             alone.eq(keep & came.part.first & (begun == read) & ~out_valid),
             get.addr.eq(read),
@@ -115,25 +124,27 @@ class PacketReceiver(wiring.Component):
         m.d.sync += [out_valid.eq(begun != read), read.eq(read + (begun != read))]
 
         # Into cells.
-        part, there = Signal(Part), Signal()
-        asked = Signal(p.packet)
+        part, there = Signal(_STORED), Signal()
+        asked, lines = Signal(p.cell), part.head.form[:4]
         accepted, accept, offset = Signal(), Signal(), Signal(range(p.longest))
         m.d.comb += [
             there.eq(out_valid | alone),
-            part.eq(Mux(out_valid, get.data.as_value(), came.part.as_value())),
+            part.eq(Mux(out_valid, get.data.as_value(), new.as_value())),
             retry.asked.kind.eq(Mux(part.first, part.head.kind.as_value(), asked.kind)),
             retry.asked.cell.eq(Mux(part.first, part.head.cell, asked.cell)),
-            retry.asked.cells.eq(Mux(part.first, Mux(part.has_line, part.head.form[:4], 1), asked.cells)),
+            retry.asked.cells.eq(Mux(lines == 0, 1, lines)),
             accept.eq(Mux(part.first, retry.accept, accepted)),
             retry.store.eq(there & part.last & accept),
             cells.put.eq(there & accept),
             cells.cell.kind.eq(retry.asked.kind),
             cells.cell.cell.eq(retry.asked.cell + Mux(part.first, 0, offset)),
-            cells.part.eq(part),
+            *(cells.part[name].eq(part[name]) for name in ("first", "last", "body", "line")),
+            *(cells.part.head[name].eq(part.head[name]) for name in KEPT),
         ]
         m.d.sync += self.double.eq(there & part.first & ~accept)
         with m.If(there):
-            m.d.sync += [asked.eq(retry.asked), accepted.eq(accept), offset.eq(Mux(part.first, 1, offset + 1))]
+            m.d.sync += [asked.kind.eq(retry.asked.kind), asked.cell.eq(retry.asked.cell)]
+            m.d.sync += [accepted.eq(accept), offset.eq(Mux(part.first, 1, offset + 1))]
 
         # In order, out of them: once a packet is begun, it is given to its end.
         may, turn, kind = Signal(CLASSES), Signal(range(CLASSES)), Signal(range(CLASSES))
@@ -163,7 +174,7 @@ class PacketReceiver(wiring.Component):
         """What a right head tells, a cycle later: to our sender of the other side's receiver, and to our receiver."""
         report = self.report
         status = Signal(StatusHead)
-        m.d.comb += Value.cast(status).eq(Cat(head.as_value(), self.i.payload.part.body))
+        m.d.comb += Value.cast(status).eq(Cat(self.i.payload.part.head, self.i.payload.part.body))
         m.d.sync += [
             retry.framed.eq(right),
             retry.frame.eq(head.frame),

@@ -117,7 +117,7 @@ class Requester(wiring.Component):
         goes_on, take, leaves, begins = Signal(), Signal(), Signal(), Signal()
         waited, busy = Signal(range(PATIENCE)), Signal()
         m.d.sync += busy.eq(used >= self.slots // 2 + READ_LINES)
-        with m.If(take & goes_on | ~grows):
+        with m.If(self.i.valid & self.i.ready):
             m.d.sync += waited.eq(0)
         with m.Elif(waited != PATIENCE - 1):
             m.d.sync += waited.eq(waited + 1)
@@ -165,7 +165,7 @@ class Requester(wiring.Component):
             now.eq(Mux(offers, offered.as_value(), growing.as_value())),
             writes.eq(now.op == Op.Write),
             last.eq(~writes | (index + 1 == now.lines)),
-            self.packet.valid.eq((offers & (~writes | lines.r_rdy) | direct) & ~self.lost),
+            self.packet.valid.eq((offers | direct) & ~self.lost),
             body.window.eq(now.window),
             body.offset.eq(now.offset),
             part.first.eq(index == 0),

@@ -101,25 +101,27 @@ class Responder(wiring.Component):
             ]
 
         # A read's lines, or a write's parts, by their number in the request.
-        number, kept = Signal(4), Signal(Part)
-        request, now, entry = self.memory.request, Signal(Part), Signal(group)
+        asks = data.StructLayout({"source": 4, "tag": 8, "first": 4, "epoch": 2, "body": 32})
+        number, kept, now = Signal(4), Signal(asks), Signal(asks)
+        request, entry = self.memory.request, Signal(group)
         body = data.View(RequestBody, now.body)
         writes = part.has_line
         m.d.comb += [
-            now.eq(Mux(part.first, part.as_value(), kept.as_value())),
+            *(now[name].eq(Mux(part.first, part.head[name], kept[name])) for name in asks.members if name != "body"),
+            now.body.eq(Mux(part.first, part.body, kept.body)),
             request.valid.eq(there & (room | void)),
             request.payload.op.eq(Mux(writes, Op.Write, Op.Read)),
             request.payload.window.eq(body.window),
             request.payload.offset.eq(body.offset + number),
             request.payload.data.eq(part.line),
             taken.eq(request.valid & request.ready),
-            done.eq(taken & (writes | void | (number == now.head.first))),
+            done.eq(taken & (writes | void | (number == now.first))),
             entry.op.eq(request.payload.op),
-            entry.source.eq(now.head.source),
-            entry.epoch.eq(now.head.epoch),
-            entry.tag.eq(now.head.tag + number),
+            entry.source.eq(now.source),
+            entry.epoch.eq(now.epoch),
+            entry.tag.eq(now.tag + number),
             entry.ends.eq(
-                Mux(writes, part.last, (number == now.head.first) | (number % RESPONSE_LINES == RESPONSE_LINES - 1))
+                Mux(writes, part.last, (number == now.first) | (number % RESPONSE_LINES == RESPONSE_LINES - 1))
             ),
             groups.w_data.eq(entry),
             groups.w_en.eq(taken & ~void),

@@ -80,19 +80,15 @@ class PacketSender(wiring.Component):
         # Parts into cells.
         item = data.StructLayout({"kind": range(CLASSES), "part": Part})
         m.submodules.turns = turns = RoundRobin(item, CLASSES)
-        amid = Signal(CLASSES)
         for n in range(CLASSES):
             i, turn = getattr(self, f"i{n}"), getattr(turns, f"i{n}")
-            may = amid[n] | retry.room[n]
             m.d.comb += [
-                turn.valid.eq(i.valid & may),
+                turn.valid.eq(i.valid & retry.room[n]),
                 turn.payload.kind.eq(n),
                 turn.payload.part.eq(i.payload),
-                i.ready.eq(turn.ready & may),
-                self.stalled[n].eq(i.valid & ~may),
+                i.ready.eq(turn.ready & retry.room[n]),
+                self.stalled[n].eq(i.valid & ~retry.room[n]),
             ]
-            with m.If(i.valid & i.ready):
-                m.d.sync += amid[n].eq(~i.payload.last)
         kind, part = turns.o.payload.kind, turns.o.payload.part
         lines = part.head.form[:4]
         m.d.comb += [

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from tessera.hw.link.block import BLOCK_BITS, Block, read_marker
 from tessera.hw.link.packet import BLOCK_WORDS, FILL, LINE_WORDS, LINES_MAX, Kind
 from tessera.hw.link.scramble import Scrambler
-from tessera.hw.models.wire import _Noise as Noise
+from tessera.hw.models.wire import Noise
 
 __all__ = ["LATENCY", "FaultKind", "Faults"]
 

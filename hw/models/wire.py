@@ -9,13 +9,13 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.hw.link.block import BLOCK_BITS
 
-__all__ = ["Wire"]
+__all__ = ["Noise", "Wire"]
 
 _ERRORS = 4
 """Bit errors that a block may have, besides bursts."""
 
 
-class _Noise(wiring.Component):
+class Noise(wiring.Component):
     """64 bits in each cycle, from a seed that is not 0 (xorshift: Marsaglia 2003, 13 7 17)."""
 
     o: Out(64)
@@ -91,7 +91,7 @@ class Wire(wiring.Component):
             words = []
             for k in range(_ERRORS + 2):
                 seed = (self.seed * 0x9E3779B97F4A7C15 + (8 * n + k + 1) * 0xD1342543DE82EF95) % 2**64
-                m.submodules[f"noise{n}_{k}"] = noise = _Noise(seed or 1)
+                m.submodules[f"noise{n}_{k}"] = noise = Noise(seed or 1)
                 words.append(noise.o)
             wrong = [_one_bit(m, f"wrong{n}_{k}", word, likely) for k, word in enumerate(words[:_ERRORS])]
             burst, place = words[_ERRORS], words[_ERRORS + 1]

@@ -1,5 +1,7 @@
 """Testbench of hw/link/link.py: two ends that train, and carry packets of all classes over bad wires."""
 
+from types import SimpleNamespace
+
 import cocotb
 from amaranth.hdl import *
 from amaranth.lib import data, wiring
@@ -18,6 +20,25 @@ WAYS = ("there", "back")
 NOISE = ("cut", "errors", "bursts", "drops")
 
 
+COUNTED = ("sent", "again", "timeouts", "right", "wrong", "double", "stalls", "sessions")
+"""Counts that the link itself keeps; the others are of :class:`Training`."""
+BEGINNING = {**dict.fromkeys(COUNTED, 2**32 - 3), "sessions": 2**32 - 1}
+
+
+class Late(Link):
+    """With counts that begin shortly before they wrap."""
+
+    begun = {name: [count] * CLASSES if name == "stalls" else count for name, count in BEGINNING.items()}
+
+    def __init__(self, parameters):
+        super().__init__(parameters)
+        self.counts = Signal(LinkCounts, init=self.begun)
+
+    @property
+    def signature(self):
+        return wiring.Signature({**super().signature.members, "counts": Out(LinkCounts, init=self.begun)})
+
+
 class Pair(wiring.Component):
     """Two links, wires both ways, and traffic of all classes; all in ``sync``, which is each lane's clock as well."""
 
@@ -33,6 +54,7 @@ class Pair(wiring.Component):
                 f"{way}_go": In(CLASSES),
                 f"{way}_rate": In(5),
                 f"{way}_sent": Out(data.ArrayLayout(32, CLASSES)),
+                f"{way}_refused": Out(data.ArrayLayout(32, CLASSES)),
                 f"{way}_come": Out(data.ArrayLayout(Totals, CLASSES)),
                 f"{way}_counts": Out(LinkCounts),
                 f"{way}_state": Out(LinkState),
@@ -42,7 +64,7 @@ class Pair(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         p = self.parameters
-        links = [Link(p), Link(p)]
+        links = [Late(p), Late(p)]
         for n, way in enumerate(WAYS):
             here, there = links[n], links[1 - n]
             domains = DomainRenamer({f"receive{lane}": "sync" for lane in range(p.lanes)})
@@ -81,11 +103,13 @@ class Pair(wiring.Component):
                     source.lines.eq(self.lines),
                     getattr(self, f"{way}_sent")[kind].eq(source.sent),
                 ]
+                refused = getattr(self, f"{way}_refused")[kind]
+                m.d.sync += refused.eq(refused + (source.o.valid & ~source.o.ready))
         return m
 
 
 def pair(lanes, latencies, **options):
-    parameters = LinkParameters(lanes, timeout_bits=10, give_up=4000, settle=2)
+    parameters = LinkParameters(lanes, timeout_bits=10, give_up=12_000, settle=2)
     return Dut(lambda: Pair(parameters, latencies), **options)
 
 
@@ -108,11 +132,13 @@ class PairBench(Bench):
                 getattr(dut, f"{way}_{name}").value = 0
             getattr(dut, f"{way}_rate").value = 16
         dut.lines.value, dut.drain.value, dut.phase.value, dut.move.value = lines, drain, phase, 1
+        began = self.now()
         await self.reset()
         dut.move.value = 0
         for _ in range(0, 20_000, 20):
             await self.cycles(20)
             if all(self.counts(way).active for way in WAYS) and self.states() == [LinkState.Active] * 2:
+                self.first, self.began = {way: self.counts(way).sessions for way in WAYS}, began
                 return
         raise AssertionError(f"not up: {self.states()}")
 
@@ -120,13 +146,33 @@ class PairBench(Bench):
         return [LinkState(int(getattr(self.dut, f"{way}_state").value)) for way in WAYS]
 
     def counts(self, way):
-        return unpack(LinkCounts, getattr(self.dut, f"{way}_counts").value.to_unsigned())
+        """What was counted since reset, by name."""
+        found = unpack(LinkCounts, getattr(self.dut, f"{way}_counts").value.to_unsigned())
+        names = LinkCounts.as_shape().members
+        values = {name: getattr(found, name) for name in names if name != "stalls"}
+        values = {name: (value - BEGINNING.get(name, 0)) % 2**32 for name, value in values.items()}
+        stalls = [(found.stalls[n] - BEGINNING["stalls"]) % 2**32 for n in range(CLASSES)]
+        return SimpleNamespace(**values, stalls=stalls)
 
     def go(self, there=0x3F, back=0x3F):
         self.dut.there_go.value, self.dut.back_go.value = there, back
 
     def sent(self, way):
         bits = getattr(self.dut, f"{way}_sent").value.to_unsigned()
+        return [bits >> 32 * kind & 0xFFFFFFFF for kind in range(CLASSES)]
+
+    async def stands_still(self):
+        """While nothing but Status goes, no other count changes."""
+        kept = ("sent", "again", "timeouts", "wrong", "double", "stalls", "losses", "sessions")
+        before = [[getattr(self.counts(way), name) for name in kept] for way in WAYS]
+        for _ in range(6):
+            await self.cycles(1)
+            now = [[getattr(self.counts(way), name) for name in kept] for way in WAYS]
+            assert now == before, f"{kept}: {before} before, {now}"
+
+    def refused(self, way):
+        """Cycles in which each class offered a part, and none was taken."""
+        bits = getattr(self.dut, f"{way}_refused").value.to_unsigned()
         return [bits >> 32 * kind & 0xFFFFFFFF for kind in range(CLASSES)]
 
     def come(self, way):
@@ -154,6 +200,7 @@ async def all_comes(dut, case):
     bench = PairBench(dut, DUTS)
     lines, drain, phase = case
     await bench.start(lines=lines, drain=drain, phase=phase)
+    await bench.stands_still()
     bench.go()
     await bench.cycles(2500)
     await bench.finish()
@@ -161,7 +208,58 @@ async def all_comes(dut, case):
         assert all(kind[0] > 10 for kind in bench.come(way))
         counts = bench.counts(way)
         assert (counts.again, counts.wrong, counts.double, counts.timeouts, counts.losses) == (0, 0, 0, 0, 0)
-        assert counts.sent == sum(bench.sent(way))
+        assert counts.sent == sum(bench.sent(way)) and counts.sessions == bench.first[way]
+        there = WAYS[1 - WAYS.index(way)]
+        # A packet at the most in a cycle; Status too.
+        assert sum(bench.sent(there)) < counts.right < bench.now() - bench.began, f"{counts}"
+        # A class that has room waits for its turn.
+        assert all(stalls <= refused for stalls, refused in zip(counts.stalls, bench.refused(way))), f"{counts}"
+
+
+@cocotb.test()
+@cocotb.parametrize(kind=range(CLASSES))
+async def a_class_alone_waits_for_credit_alone(dut, kind):
+    """All cycles in which it is not taken from are stalls, and no other class has any."""
+    bench = PairBench(dut, DUTS)
+    await bench.start(lines=1, drain=2)
+    for way, other in (WAYS, WAYS[::-1]):
+        began, before = bench.now(), bench.counts(other).right
+        bench.go(*(1 << kind if one == way else 0 for one in WAYS))
+        await bench.cycles(700 + bench.random.randrange(100))
+        await bench.finish()
+        counts, refused = bench.counts(way), bench.refused(way)
+        assert counts.stalls == refused and refused[kind] > 100, f"{counts.stalls} stalls, {refused} refused"
+        assert (counts.sent, counts.again, counts.sessions) == (bench.sent(way)[kind], 0, bench.first[way])
+        # A Status in each eighth cycle at the most, but while packets go.
+        came = bench.counts(other).right - before
+        assert counts.sent < came < counts.sent + (bench.now() - began) // 8 + 100, f"{came} came"
+    await bench.stands_still()
+
+
+@cocotb.test()
+async def begins_anew_after_a_long_cut(dut):
+    """Once each time, at both ends; then all is as before."""
+    bench = PairBench(dut, DUTS)
+    await bench.start()
+    give_up = bench.component.parameters.give_up
+    for times in (1, 2):
+        for way in WAYS:
+            getattr(dut, f"{way}_cut").value = (1 << bench.component.parameters.lanes) - 1
+        await bench.cycles(give_up + 6000)
+        assert bench.states() == [LinkState.Dead] * 2
+        for way in WAYS:
+            getattr(dut, f"{way}_cut").value = 0
+        for _ in range(0, 30_000, 50):
+            await bench.cycles(50)
+            if bench.states() == [LinkState.Active] * 2:
+                break
+        await bench.cycles(200)
+        assert bench.states() == [LinkState.Active] * 2
+        assert [bench.counts(way).sessions - bench.first[way] for way in WAYS] == [times] * 2
+        assert all(bench.counts(way).losses >= times for way in WAYS)
+    bench.go()
+    await bench.cycles(500)
+    await bench.finish()
 
 
 @cocotb.test()
@@ -181,7 +279,16 @@ async def all_comes_over_bad_wires(dut, case):
     for way in WAYS:
         assert all(kind[0] > 10 for kind in bench.come(way))
         counts = bench.counts(way)
-        assert counts.again and counts.wrong and counts.sessions == 0
+        there = bench.counts(WAYS[1 - WAYS.index(way)])
+        assert counts.sent == sum(bench.sent(way)) and counts.sessions == bench.first[way]
+        # What comes for nothing was sent again.
+        assert 0 < counts.again < 2000 and 0 < counts.wrong < 2000 and counts.timeouts < 100, f"{counts}"
+        assert counts.double <= there.again and counts.right > sum(bench.sent(way)), f"{counts}, {there}"
+        assert counts.double or rate < 1e-3
+        for name in NOISE:
+            getattr(dut, f"{way}_{name}").value = 0
+    await bench.cycles(100)
+    await bench.stands_still()
 
 
 @cocotb.test()
@@ -199,7 +306,7 @@ async def all_comes_when_lanes_die_and_come_back(dut):
         getattr(dut, f"{way}_cut").value = 0
         await bench.cycles(2000)
     await bench.finish(200_000)
-    assert all(bench.counts(way).sessions == 0 for way in WAYS)
+    assert all(bench.counts(way).sessions == bench.first[way] for way in WAYS)
     assert sum(bench.counts(way).losses for way in WAYS) >= 2
 
 

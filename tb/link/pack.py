@@ -4,7 +4,7 @@ import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.link.pack import UNALIGNED, Packer
-from tessera.tb.bench import Bench, Dut
+from tessera.tb.bench import Bench, Dut, pack
 from tessera.tb.link.model import FILL_WORD, Packet, blocks_of, is_filling, words_in
 
 # With four lanes, `used` changes while a stripe is offered, too.
@@ -51,6 +51,55 @@ class Stripes:
             await RisingEdge(bench.dut.clk)
 
 
+class Rules:
+    """What the docstring says a packer offers and takes, cycle by cycle."""
+
+    def __init__(self, lanes):
+        self.lanes = lanes
+        self.words = []
+        """Those held, each with whether it is a packet's first."""
+        self.used, self.ended, self.unaligned = 1, True, 0
+        self.held = self.quiet = False
+
+    def offers(self, valid):
+        """The blocks offered, of the lanes in use, and whether a part can come with them when they are taken."""
+        self.quiet = self.quiet if self.held else not valid
+        size = 8 * self.used
+        due = self.ended and self.unaligned == UNALIGNED
+        full = len(self.words) >= size
+        shown = full or due or (self.ended and self.quiet)
+        self.leaving = size if full else len(self.words) if shown else 0
+        stripe = self.words[: self.leaving]
+        stripe += [(FILL_WORD, True)] * (size - len(stripe))
+        blocks = [(int(stripe[n][1]), [word for word, _ in stripe[n : n + 8]]) for n in range(0, size, 8)]
+        self.padded = shown and not full
+        held = 3 if self.lanes == 1 else 2
+        return blocks, len(self.words) < held * size and not due
+
+    def clock(self, ready, part, used):
+        """A cycle ends in which the stripe was taken or not, and perhaps a part: first, last, words."""
+        self.held = not ready
+        if ready:
+            del self.words[: self.leaving]
+            self.unaligned = 0 if self.padded else self.unaligned
+        if part:
+            first, self.ended, words = part
+            if first:
+                self.unaligned = min(self.unaligned + 1, UNALIGNED) if len(self.words) % 8 else 0
+            self.words += [(word, first and n == 0) for n, word in enumerate(words)]
+        self.used = used or self.used
+
+
+def words_of(packets):
+    """Of each part of `packets`: first, last, and its words."""
+    for packet in packets:
+        head, words = packet.words[: 2 + (packet.body is not None)], packet.words[2 + (packet.body is not None) :]
+        count = max(1, len(packet.lines))
+        for n in range(count):
+            own = head * (n == 0) + words[16 * n : 16 * n + 16 + (n == count - 1)]
+            yield n == 0, n == count - 1, own
+
+
 def packets_of(random, count, lines=range(9)):
     return [Packet.random(random, random.choice(lines), random.random() < 0.5) for _ in range(count)]
 
@@ -86,6 +135,73 @@ async def words_are_in_order_and_fill_only_ends(dut, stall_in, stall_out, change
         assert partly_filled(stripes.taken) + stripes.parts <= stripes.cycles
         assert is_filling(stripes.taken[-1])
         stripes.stop()
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.3, 0.8], change=[0.0, 0.05])
+async def each_stripe_is_as_the_rules_say(dut, stall, change):
+    """And a part is taken when they say; in stretches of short, long and any packets, with many or no pauses."""
+    bench = Bench(dut, DUTS)
+    random, lanes = bench.random, bench.component.lanes
+    if change and lanes == 1:
+        return
+    packets = []
+    for lines in ([0], [1], [4], [8], range(9), [0, 1]):
+        packets += packets_of(random, 25, lines)
+
+    def used(ready, at):
+        # While a stripe waits it stays the same on one lane and two.
+        may = ready or lanes == 4
+        return random.choice([n for n in (1, 2, 4) if n <= lanes]) if may and random.random() < change else 0
+
+    await follow(bench, packets, stall, used)
+
+
+@cocotb.test()
+async def nothing_is_lost_when_stripes_become_shorter(dut):
+    """With as many words held as can be."""
+    bench = Bench(dut, DUTS)
+    lanes = bench.component.lanes
+    if lanes != 4:
+        return
+    for _ in range(10):
+        packets = [Packet.random(bench.random, 0, body) for body in (False, *[True] * 7)]
+        packets.append(Packet.random(bench.random, 1, True))
+        await follow(bench, packets, 0.0, lambda ready, at: 1 if at == 8 else 0, pauses=False)
+
+
+async def follow(bench, packets, stall, used, pauses=True):
+    """Send packets, looking at all that is offered and taken; `used` says it, given ready, and parts taken so far."""
+    dut, random = bench.dut, bench.random
+    dut.used.value = 0
+    await bench.reset()
+    rules, shape = Rules(bench.component.lanes), bench.shape("i")
+    parts, words = parts_of(packets), list(words_of(packets))
+    assert len(parts) == len(words)
+    at, offered, pausing = 0, False, 0.0
+    for cycle in range(20_000):
+        if pauses and random.random() < 0.05:
+            pausing = random.choice([0.0, 0.0, 0.2, 0.7])
+        offered = offered or (cycle > 0 and at < len(parts) and random.random() >= pausing)
+        dut.i__valid.value = offered
+        if offered:
+            dut.i__payload.value = pack(shape, parts[at])
+        ready = random.random() >= stall
+        told = used(ready, at) if cycle else bench.component.lanes
+        dut.used.value, bench.port("o.ready").value = told, ready
+        await ReadOnly()
+        blocks, takes = rules.offers(offered)
+        found = blocks_of(bench.get("o.payload"), rules.used)
+        assert found == blocks, f"cycle {cycle}, part {at}: {found} offered, {blocks} expected"
+        assert bench.get("i.ready") == (ready and takes), f"cycle {cycle}, part {at}: {len(rules.words)} words held"
+        taken = ready and takes and offered
+        rules.clock(ready, words[at] if taken else None, told)
+        at += taken
+        offered = offered and not taken
+        await RisingEdge(dut.clk)
+        if at == len(parts) and not rules.words:
+            break
+    assert at == len(parts) and not rules.words, f"{at} of {len(parts)} parts taken"
 
 
 @cocotb.test()

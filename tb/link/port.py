@@ -2,22 +2,27 @@
 
 import cocotb
 from amaranth.hdl import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
 
+from tessera.hw.lib.streams import connect
 from tessera.hw.link.link import LinkCounts, LinkParameters
-from tessera.hw.link.port import LinkPort
+from tessera.hw.link.packet import CLASSES
+from tessera.hw.link.port import OTHERS, LinkPort
 from tessera.hw.link.training import LinkState
 from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op
 from tessera.hw.models.memory import IdealMemory, Knobs
 from tessera.hw.models.serdes import Deserializer
 from tessera.hw.models.wire import Wire
 from tessera.tb.bench import Bench, Dut, keep_figures, pack, unpack
+from tessera.tb.link.traffic import Sink, Source, Totals
 
 NOISE = ("cut", "errors", "bursts", "drops")
 MEMBERS = ("request", "response")
 WINDOWS, WINDOW_LINES = 4, 1 << 10
+ANY_LINES = 15
+"""As of :class:`Source`."""
 
 
 class Chips(wiring.Component):
@@ -31,7 +36,9 @@ class Chips(wiring.Component):
             members |= {f"{name}{n}": port.signature.members[name] for name in MEMBERS}
             members |= {f"{name}{n}": In(parameters.lanes if name == "cut" else 32) for name in NOISE}
             members |= {f"counts{n}": Out(LinkCounts), f"state{n}": Out(LinkState), f"knobs{n}": In(Knobs)}
-            members |= {f"rst{n}": In(1)}
+            members |= {f"rst{n}": In(1), f"others{n}": In(1), f"drain{n}": In(5)}
+            members |= {f"sent{n}": Out(data.ArrayLayout(32, CLASSES))}
+            members |= {f"come{n}": Out(data.ArrayLayout(Totals, CLASSES))}
         super().__init__({**members, "move": In(1), "phase": In(9), "local": In(MemoryPort())})
 
     def elaborate(self, platform):
@@ -47,14 +54,32 @@ class Chips(wiring.Component):
             memory = IdealMemory(windows=WINDOWS, window_lines=WINDOW_LINES, name=f"m{n}")
             m.submodules[f"port{n}"], m.submodules[f"memory{n}"] = reset(domains(port)), reset(memory)
             m.submodules[f"wire{n}"] = wire = Wire(self.latencies, seed=n + 1)
+            taker = Sink()
+            m.submodules[f"sink{n}"] = reset(taker)
             wiring.connect(m, port.memory, memory.port)
+            for kind in OTHERS:
+                source = Source(kind.value)
+                m.submodules[f"source{n}_{kind.value}"] = reset(source)
+                connect(m, source.o, getattr(port, f"i{kind.value}"))
+                m.d.comb += [
+                    source.go.eq(getattr(self, f"others{n}")),
+                    source.rate.eq(4),
+                    source.lines.eq(ANY_LINES),
+                    getattr(self, f"sent{n}")[kind.value].eq(source.sent),
+                ]
             for name, into in (("request", True), ("response", False)):
                 mine, its = getattr(self, f"{name}{n}"), getattr(port, name)
                 source, sink = (mine, its) if into else (its, mine)
                 m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]
             m.d.comb += [
                 port.node.eq(n + 1),
-                port.room.eq(-1),
+                port.room.eq(taker.room),
+                taker.i.valid.eq(port.o.valid),
+                taker.i.payload.eq(port.o.payload),
+                port.o.ready.eq(1),
+                taker.rate.eq(getattr(self, f"drain{n}")),
+                taker.lines.eq(ANY_LINES),
+                getattr(self, f"come{n}").eq(taker.totals),
                 memory.knobs.eq(getattr(self, f"knobs{n}")),
                 memory.backdoor.load.eq(0),
                 wire.i.eq(port.lanes_o),
@@ -91,8 +116,9 @@ class ChipsBench(Bench):
 
     async def start(self, *, latency=8, stall=0, up=True):
         for n in range(2):
-            for name in (*NOISE, "rst"):
+            for name in (*NOISE, "rst", "others"):
                 self.port(f"{name}{n}").value = 0
+            self.port(f"drain{n}").value = 16
             self.memory(n, latency=latency, stall=stall)
         self.dut.phase.value, self.dut.move.value = 0, 1
         await self.reset()
@@ -105,6 +131,13 @@ class ChipsBench(Bench):
 
     def states(self):
         return [LinkState(int(self.port(f"state{n}").value)) for n in range(2)]
+
+    def others(self, n):
+        """By class: packets that chip `n` sent; and those that came to it, with how many parts were wrong."""
+        sent, come = (self.port(f"{name}{n}").value.to_unsigned() for name in ("sent", "come"))
+        come = data.ArrayLayout(Totals, CLASSES).from_bits(come)
+        packets = [sent >> 32 * kind & 0xFFFFFFFF for kind in range(CLASSES)]
+        return packets, [(come[kind].packets, come[kind].wrong) for kind in range(CLASSES)]
 
     def counts(self, n):
         return unpack(LinkCounts, self.port(f"counts{n}").value.to_unsigned())
@@ -171,6 +204,50 @@ async def reads_what_was_written(dut, case):
     for n in range(2):
         counts = bench.counts(n)
         assert (counts.again, counts.wrong, counts.timeouts) == (0, 0, 0)
+
+
+@cocotb.test()
+async def other_classes_pass_by(dut):
+    """All that is sent of them comes, at the other port's ``o`` alone, and nothing of what is the ports' own."""
+    bench = ChipsBench(dut, DUTS)
+    await bench.start()
+    content = {}
+    for n in range(2):
+        bench.port(f"others{n}").value, bench.port(f"drain{n}").value = 1, 8
+    both = [cocotb.start_soon(write_and_read(bench, n, content, (2 * n,))) for n in range(2)]
+    for one in both:
+        await one
+    for n in range(2):
+        bench.port(f"others{n}").value = 0
+    for _ in range(50):
+        await bench.cycles(20)
+        sent, come = [[bench.others(n)[k] for n in range(2)] for k in range(2)]
+        if sent == [[packets for packets, _ in one] for one in reversed(come)]:
+            break
+    for n in range(2):
+        expected = [(packets, 0) for packets in sent[1 - n]]
+        assert come[n] == expected, f"packets that came to chip {n}, and wrong parts: {come[n]}, {expected} expected"
+        kinds = [kind.value for kind in OTHERS]
+        assert all((packets > 5) == (kind in kinds) for kind, packets in enumerate(sent[n])), f"{sent[n]} sent"
+
+
+@cocotb.test()
+async def classes_without_room_wait_alone(dut):
+    """Their packets stay with the sender, and all else goes on."""
+    bench = ChipsBench(dut, DUTS)
+    await bench.start()
+    bench.port("drain1").value, bench.port("others0").value = 0, 1
+    await bench.cycles(400)
+    await write_and_read(bench, 0, {}, (0,))
+    bench.port("others0").value = 0
+    kinds = [kind.value for kind in OTHERS]
+    for kind in kinds:
+        sent, (come, _) = bench.others(0)[0][kind], bench.others(1)[1][kind]
+        assert 0 < come < sent, f"class {kind}: {come} of {sent} came"
+    bench.port("drain1").value = 16
+    await bench.cycles(600)
+    for kind in kinds:
+        assert bench.others(1)[1][kind] == (bench.others(0)[0][kind], 0), f"class {kind}"
 
 
 @cocotb.test()

@@ -1,13 +1,16 @@
 """Testbench of hw/link/receiver.py: both ends, with a channel between them that loses and spoils packets."""
 
+from functools import cache
+
 import cocotb
 from amaranth.hdl import *
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
+from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.lib.streams import connect
-from tessera.hw.link.packet import CLASSES, CheckedPart
-from tessera.hw.link.receiver import PacketReceiver
+from tessera.hw.link.packet import CLASSES, CheckedPart, StatusHead
+from tessera.hw.link.receiver import Delivery, PacketReceiver
 from tessera.hw.link.retry import RetryParameters
 from tessera.hw.link.sender import PacketSender
 from tessera.tb.bench import Bench, Dut
@@ -62,11 +65,29 @@ class Channel(wiring.Component):
         return m
 
 
+def seen_of(p):
+    """All that goes into a receiver and comes out of it in a cycle."""
+    flags = ("come", "given", "tell", "told", "right", "wrong", "double")
+    return data.StructLayout(
+        {
+            **dict.fromkeys(flags, 1),
+            "i": CheckedPart,
+            "o": Delivery,
+            "room": CLASSES,
+            "report": p.report,
+            "counts": p.counts,
+            "last": p.frame_bits,
+            "lost": p.history,
+        }
+    )
+
+
 class Ends(wiring.Component):
     """Two ends, a channel each way, and traffic of all classes both ways."""
 
     def __init__(self, timeout_bits=10):
         self.p = RetryParameters(CELLS, timeout_bits=timeout_bits)
+        self.seen_shape = seen_of(self.p)
         counts = ("right", "wrong", "double", "again", "timed_out")
         super().__init__(
             {
@@ -80,6 +101,7 @@ class Ends(wiring.Component):
                 "sent": Out(data.ArrayLayout(data.ArrayLayout(32, CLASSES), 2)),
                 "totals": Out(data.ArrayLayout(data.ArrayLayout(Totals, CLASSES), 2)),
                 "lost": Out(data.ArrayLayout(32, 2)),
+                "seen": Out(data.ArrayLayout(self.seen_shape, 2)),
                 **{name: Out(data.ArrayLayout(32, 2)) for name in counts},
             }
         )
@@ -107,6 +129,15 @@ class Ends(wiring.Component):
                 self.totals[n].eq(sink.totals),
                 self.lost[n].eq(channel.lost),
             ]
+            seen = self.seen[n]
+            m.d.comb += [
+                *(seen[name].eq(getattr(receiver, name)) for name in ("tell", "told", "right", "wrong", "double")),
+                *(seen[name].eq(getattr(receiver, name)) for name in ("room", "report", "counts", "last", "lost")),
+                seen.come.eq(receiver.i.valid),
+                seen.i.eq(receiver.i.payload),
+                seen.given.eq(receiver.o.valid),
+                seen.o.eq(receiver.o.payload),
+            ]
             for kind in range(CLASSES):
                 m.submodules[f"source{n}_{kind}"] = source = Source(kind)
                 connect(m, source.o, getattr(sender, f"i{kind}"))
@@ -127,6 +158,164 @@ class Ends(wiring.Component):
 DUTS = {"ends": Dut(Ends, stalls=False)}
 
 
+KEPT = ("form", "source", "target", "tag", "first", "status", "epoch")
+"""Fields of a head that a packet keeps from end to end."""
+
+
+class Fields:
+    """The fields of a number by their names; much quicker to read than Amaranth's constants."""
+
+    def __init__(self, shape, bits):
+        self.plan, self.bits = places_of(shape), bits
+
+    def __getattr__(self, name):
+        at, width, shape = self.plan[name]
+        bits = self.bits >> at & (1 << width) - 1
+        return bits if shape is None else Fields(shape, bits)
+
+    __getitem__ = __getattr__
+
+
+@cache
+def places_of(shape):
+    """Where each field is, how wide, and its shape if it has fields itself."""
+    layout = data.Layout.cast(shape)
+    inner = ((key, field, Shape.cast(field.shape).width) for key, field in layout)
+    return {key: (field.offset, width, field.shape if is_layout(field.shape) else None) for key, field, width in inner}
+
+
+def is_layout(shape):
+    return isinstance(shape, data.Layout) or (isinstance(shape, type) and issubclass(shape, data.Struct))
+
+
+class Twin:
+    """A receiver in Python, cycle by cycle."""
+
+    def __init__(self, p):
+        self.p = p
+        self.counts, self.stored, self.cells = [0] * CLASSES, [set() for _ in CELLS], {}
+        self.last, self.lost, self.unsaid, self.since, self.framed = 255, 0, False, 0, None
+        self.head, self.staged, self.begun, self.written, self.read, self.out = None, [None] * 16, 0, 0, 0, None
+        self.asked, self.accepted, self.turn, self.index, self.given = None, False, 0, 0, [None, None]
+        self.going, self.pending, self.report = None, False, {}
+        self.flags = {"right": False, "wrong": False, "double": False}
+
+    def check(self, seen):
+        """What comes out in this cycle."""
+        for name, value in self.flags.items():
+            assert seen[name] == value, f"{name}: {seen[name]}, {value} expected"
+        told = {
+            "counts": [seen.counts[n] for n in range(CLASSES)],
+            "last": seen.last,
+            "lost": seen.lost,
+            "tell": bool(seen.tell),
+        }
+        tell = self.unsaid or self.since == self.p.again + 1
+        assert told == {"counts": self.counts, "last": self.last, "lost": self.lost, "tell": tell}
+        report = seen.report
+        classes = {n: report.passed[n] for n in range(CLASSES) if report.classes >> n & 1}
+        found = {"last": report.last} if report.frames else {}
+        found |= {"lost": report.lost} if report.losses else {}
+        assert found | classes == self.report, "report"
+        part = seen.o.part
+        given = None
+        if seen.given:
+            given = {"kind": seen.o.kind, "first": part.first, "last": part.last, "has_line": part.has_line}
+            given |= {"line": part.line} if part.has_line else {}
+            if part.first:
+                given |= {name: getattr(part.head, name) for name in KEPT} | {"body": part.has_body and part.body}
+                assert part.head.kind == given["kind"]
+        assert given == self.given[0], "what is passed on"
+
+    def cycle(self, seen):
+        """To the next one."""
+        self._pass(seen)
+        alone = self._come(seen)
+        self._put(self.out or alone)
+        self.out, self.read = (self.staged[self.read % 16], self.read + 1) if self.pending else (None, self.read)
+
+    def _pass(self, seen):
+        """Classes whose next packet is there take turns, a packet each."""
+        holds = self.index != 0
+        may = [n for n in range(CLASSES) if self.counts[n] % CELLS[n] in self.stored[n] and seen.room >> n & 1]
+        self.given = [self.given[1], None]
+        if not holds and not may:
+            return
+        kind = self.turn if holds else min(may, key=lambda n: (n <= self.turn, n))
+        at = self.counts[kind]
+        first, (_, line) = (self.cells[kind, (at + n) % CELLS[kind]] for n in (0, self.index))
+        head, body = first[0]
+        lines, last = head.form & 15, self.index + 1 >= head.form & 15
+        given = {"kind": kind, "first": not holds, "last": last, "has_line": lines > 0}
+        given |= {"line": line} if lines else {}
+        if not holds:
+            given |= {name: getattr(head, name) for name in KEPT} | {"body": head.form >> 4 & 1 and body}
+        self.turn, self.index, self.given[1] = kind, 0 if last else self.index + 1, given
+        self.going = (kind, max(1, lines)) if last else None
+
+    def _come(self, seen):
+        """A part is there: what it tells, and itself if it need not wait for others."""
+        part = seen.i.part
+        frame, self.framed = self.framed, None
+        self._frame(frame, bool(seen.told))
+        self.report, self.pending, alone = {}, self.begun != self.read, None
+        ended = bool(seen.come and part.last)
+        right = ended and seen.i.crc == 0
+        self.flags = {"right": right, "wrong": ended and not right, "double": False}
+        if not seen.come:
+            return None
+        self.head = head = part.head if part.first else self.head
+        place = self.begun if part.first else self.written
+        self.staged[place % 16], self.written = part, place + 1
+        if not right:
+            return None
+        self.framed = head.frame, head.kind == 7
+        if head.kind == 7:
+            status = Fields(StatusHead, head.bits | part.body << 64)
+            self.report = {"last": status.last_frame, "lost": status.lost, 0: status.count}
+            self.report |= {n + 1: count for n, count in enumerate(status.counts[n] for n in range(CLASSES - 1))}
+        else:
+            self.report = {"last" if head.counted == 7 else head.counted: head.count}
+            alone = part if part.first and not self.pending and self.out is None else None
+            self.begun += 0 if alone is not None else self.written - self.begun
+        return alone
+
+    def _frame(self, came, told):
+        """The losses that a frame's number shows."""
+        frame, behind = came or (self.last, False)
+        ahead = (frame - self.last - behind) % 256
+        due = self.since == self.p.again + 1
+        if ahead and (behind or ahead != 1):
+            self.unsaid, self.since = True, 0
+        elif told:
+            self.unsaid, self.since = False, int(self.unsaid)
+        elif ahead and self.since and not due:
+            self.since += 1
+        new = (1 << min(ahead, 16)) - 1 - (ahead > 0 and not behind)
+        self.last, self.lost = (self.last + ahead) % 256, (self.lost << min(ahead, 16) | new) & 0xFFFF
+
+    def _put(self, part):
+        """A part of a right packet into its cell, if it is new; what was passed on leaves its own."""
+        going, self.going = self.going, None
+        if part is not None:
+            if part.first:
+                kind, cell, count = part.head.kind, part.head.cell, max(1, part.head.form & 15)
+                fits = (cell - self.counts[kind]) % 256 + count <= CELLS[kind]
+                self.accepted = fits and cell % CELLS[kind] not in self.stored[kind]
+                self.flags["double"] = not self.accepted
+                self.asked = kind, cell, 0
+            kind, cell, offset = self.asked
+            if self.accepted:
+                self.cells[kind, (cell + offset) % CELLS[kind]] = (part.head, part.body), part.line
+            self.asked = kind, cell, offset + 1
+        if going:
+            kind, count = going
+            self.stored[kind].remove(self.counts[kind] % CELLS[kind])
+            self.counts[kind] = (self.counts[kind] + count) % 256
+        if part is not None and part.last and self.accepted:
+            self.stored[self.asked[0]].add(self.asked[1] % CELLS[self.asked[0]])
+
+
 class EndsBench(Bench):
     """Traffic on and off, and what came of it."""
 
@@ -142,6 +331,21 @@ class EndsBench(Bench):
         self.dut.bad.value = bad[0] | bad[1] << 8
         await self.reset()
         self.dut.go.value = go
+
+    async def watch(self, cycles):
+        """Both receivers beside their twins, from the cycle after a reset on."""
+        shape, twins = self.component.seen_shape, [Twin(self.component.p) for _ in range(2)]
+        for cycle in range(cycles):
+            await ReadOnly()
+            bits = self.dut.seen.value.to_unsigned()
+            for n, twin in enumerate(twins):
+                seen = Fields(shape, bits >> shape.size * n & (1 << shape.size) - 1)
+                try:
+                    twin.check(seen)
+                except AssertionError as error:
+                    raise AssertionError(f"receiver {n}, cycle {cycle}: {error}") from None
+                twin.cycle(seen)
+            await RisingEdge(self.dut.clk)
 
     def sent_and_come(self):
         sent, totals = self.dut.sent.value.to_unsigned(), self.dut.totals.value.to_unsigned()
@@ -191,3 +395,37 @@ async def all_comes_whatever_is_lost(dut, case):
     lost, again = bench.words("lost"), bench.words("again")
     for n in range(2):
         assert bool(bad[n]) == bool(lost[n]) == bool(again[n]), f"{bad}: {lost} lost, {again} sent again"
+
+
+@cocotb.test()
+@cocotb.parametrize(
+    case=[
+        {"lines": 0},
+        {"lines": 15, "drain": 3},
+        {"lines": 15, "bad": (60, 40), "latency": 8, "drain": 12},
+        {"lines": 1, "bad": (40, 80), "latency": 3, "rate": 6},
+        {"lines": 3, "bad": (20, 20), "latency": 2},
+        # All cells are in use.
+        *({"lines": lines, "drain": 0} for lines in (2, 4, 8)),
+    ]
+)
+async def each_cycle_is_right(dut, case):
+    """What is passed on and when, what is reported and told: as of a receiver in Python."""
+    bench = EndsBench(dut, DUTS)
+    await bench.start(**case)
+    await bench.watch(500)
+    # What is offered now may change only in reset.
+    dut.rst.value = 1
+    await bench.cycles(1)
+
+
+@cocotb.test()
+async def what_stands_still_comes_twice(dut):
+    """When nothing is taken, the oldest packets come again, and are known by their cells."""
+    bench = EndsBench(dut, DUTS)
+    await bench.start(drain=0)
+    await bench.cycles(5000)
+    again, double = bench.words("again"), bench.words("double")
+    assert min(again) >= 2 * CLASSES and double == again[::-1], f"{again} sent again, {double} known"
+    dut.drain.value = 16
+    await bench.finish(100)

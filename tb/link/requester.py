@@ -1,10 +1,12 @@
 """Testbench of hw/link/requester.py; the other side answers in any order, and sometimes not at all."""
 
+from hashlib import sha512
+
 import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
 
-from tessera.hw.link.packet import RequestBody
-from tessera.hw.link.requester import READ_LINES, Requester
+from tessera.hw.link.packet import LINES_MAX, RequestBody
+from tessera.hw.link.requester import PATIENCE, READ_LINES, Requester
 from tessera.hw.memory.port import MemoryStatus, Op
 from tessera.tb.bench import Bench, Dut, pack, unpack
 from tessera.tb.link.model import form_of
@@ -73,8 +75,18 @@ class RequesterBench(Bench):
         return packets
 
 
+def run_of(op, count, target=1, window=2, offset=0):
+    """Requests for lines that follow one another."""
+    places = [(offset + k) % (1 << 26) for k in range(count)]
+    return [
+        {"op": op, "id": k % 256, "target": target, "window": window, "offset": at, "data": line_of(window, at)}
+        for k, at in enumerate(places)
+    ]
+
+
 def line_of(window, offset):
-    return (window << 40 | offset) * 0x9E3779B97F4A7C15F39CC0605CEDC8341082276BF3A27251 % (1 << 512)
+    """512 bits that look random."""
+    return int.from_bytes(sha512((window << 40 | offset).to_bytes(8, "little")).digest(), "little")
 
 
 def requests_of(random, count):
@@ -141,8 +153,7 @@ async def is_quick(dut):
     await bench.start()
     dut.packet__ready.value = dut.o__ready.value = 1
     for lines in (1, 4, 16):
-        requests = [{"op": Op.Read, "id": k, "target": 1, "window": 2, "offset": k, "data": 0} for k in range(lines)]
-        last = await bench.send("i", requests)
+        last = await bench.send("i", run_of(Op.Read, lines))
         # `last` is the cycle after the one in which it was taken.
         await ReadOnly()
         assert dut.packet__valid.value and bench.now() == last, f"{lines} lines"
@@ -196,7 +207,7 @@ async def fails_once_when_lost(dut):
         listening = cocotb.start_soon(bench.listen())
         bench.asked.clear()
         # Answers of before, amid requests of now.
-        now = [{"op": Op.Read, "id": k, "target": 1, "window": 1, "offset": k, "data": 0} for k in range(20)]
+        now = run_of(Op.Read, 20, window=1)
         sending = cocotb.start_soon(bench.send("i", now))
         receiving = cocotb.start_soon(bench.receive("o", len(now)))
         await bench.cycles(5)
@@ -212,3 +223,141 @@ async def fails_once_when_lost(dut):
         answers = await bench.within(200, receiving, "answers when it is back")
         assert [answer.data for answer in answers] == [line_of(1, k) for k in range(20)]
     listening.cancel()
+
+
+@cocotb.test()
+async def a_run_becomes_few_packets(dut):
+    """Of requests that follow one another without a gap, each packet but the last has as many lines as it may."""
+    bench = RequesterBench(dut, DUTS)
+    offsets = [bench.random.getrandbits(26) for _ in range(6)] + [(1 << 26) - 5, 1 << 25 | 1 << 17]
+    for offset in offsets:
+        for op, most in ((Op.Read, READ_LINES), (Op.Write, LINES_MAX)):
+            await bench.start()
+            listening = cocotb.start_soon(bench.listen())
+            await bench.send("i", run_of(op, 2 * most + 3 if op is Op.Write else 19, offset=offset))
+            await bench.cycles(2 * PATIENCE)
+            listening.cancel()
+            expected = [most] * (2 if op is Op.Write else 1) + [3]
+            assert bench.sizes == expected, f"{op.name} at {offset:#x}: packets of {bench.sizes} lines"
+            assert bench.asked[-1].offset == (offset + sum(expected) - 3) % (1 << 26)
+
+
+@cocotb.test()
+async def what_is_not_alike_is_no_run(dut):
+    """Reads and writes, of two nodes' memories and windows: only where all is as before, a packet goes on."""
+    bench = RequesterBench(dut, DUTS)
+    for differs in ("op", "target", "window"):
+        await bench.start()
+        listening = cocotb.start_soon(bench.listen())
+        requests = run_of(Op.Read, 24)
+        for k, request in enumerate(requests):
+            # No run is as long as a packet may be.
+            if k % 7 == 6 or (k % 7 and bench.random.random() < 0.4):
+                request[differs] = Op.Write if differs == "op" else 3
+        await bench.send("i", requests)
+        await bench.cycles(3 * PATIENCE)
+        listening.cancel()
+        kinds = [(request["op"], request["target"], request["window"]) for request in requests]
+        runs = [k for k in range(24) if k == 0 or kinds[k] != kinds[k - 1]]
+        expected = [(*kinds[k], k) for k in runs]
+        found = [(asked.op, asked.target, asked.window, asked.offset) for asked in bench.asked]
+        assert found == expected, f"{differs}: {found}, {expected} expected"
+
+
+@cocotb.test()
+async def waits_for_more_when_busy(dut):
+    """While half of the slots wait for answers, a packet that may grow waits for so many cycles, or for another one."""
+    bench = RequesterBench(dut, DUTS)
+    half = bench.component.slots // 2 + READ_LINES
+    patient = PATIENCE + 1
+    # From the cycle after its last request: when it is offered if it waits, and when because the next one is another.
+    for op, lines, other, waits in (
+        (Op.Read, 1, None, PATIENCE),
+        (Op.Read, 3, None, PATIENCE),
+        (Op.Read, READ_LINES, None, 4),
+        (Op.Write, 2, None, patient),
+        (Op.Write, LINES_MAX, None, 5),
+        (Op.Read, 1, 8, 8),
+    ):
+        for busy in (True, False):
+            await bench.start()
+            listening = cocotb.start_soon(bench.listen())
+            await bench.send("i", run_of(Op.Read, half - 1 - (not busy) - lines))
+            await bench.cycles(3 * PATIENCE)
+            listening.cancel()
+            # One that is offered first, so that there is time to see how many wait.
+            dut.packet__ready.value = 0
+            await bench.send("i", run_of(Op.Read, 1, target=2))
+            await bench.cycles(3)
+            began = await bench.send("i", run_of(op, lines, target=3)) - 1
+            found = None
+            for _ in range(2 * PATIENCE):
+                cycle = bench.now() - began
+                dut.packet__ready.value = cycle >= 3
+                if other == cycle:
+                    cocotb.start_soon(bench.send("i", run_of(Op.Read, 1, target=4)))
+                await ReadOnly()
+                if dut.packet__valid.value and cycle > 3 and found is None:
+                    found = cycle
+                    packet = unpack(bench.shape("packet"), dut.packet__payload.value.to_unsigned())
+                    assert (packet.head.target, packet.head.first) == (3, lines - 1)
+                await RisingEdge(dut.clk)
+            expected = waits if busy else 4 + (op is Op.Write)
+            assert found == expected, f"{op.name} of {lines}, busy {busy}: in cycle {found}, {expected} expected"
+
+
+@cocotb.test()
+async def fails_all_when_lost_and_full(dut):
+    """With every slot waiting, and answers not taken: each is answered once, and those that come then are not."""
+    bench = RequesterBench(dut, DUTS)
+    await bench.start()
+    slots = bench.component.slots
+    for _ in range(2):
+        # An answer that is not taken, so that none of the slots is free when it is lost.
+        bench.asked.clear()
+        listening = cocotb.start_soon(bench.listen())
+        await bench.send("i", run_of(Op.Read, 1))
+        await bench.cycles(5)
+        (packet,) = bench.responses(bench.asked[0], [MemoryStatus.Ok], line_of)
+        await bench.answer(packet)
+        await bench.cycles(5)
+        await bench.within(slots + 100, bench.send("i", run_of(Op.Read, slots)))
+        listening.cancel()
+        dut.lost.value = 1
+        await bench.cycles(1)
+        dut.lost.value = 0
+        await bench.cycles(10)
+        answers = await bench.within(slots + 20, bench.receive("o", slots + 1))
+        found = [MemoryStatus(answer.status) for answer in answers]
+        assert found == [MemoryStatus.Ok] + [MemoryStatus.Failed] * slots
+        bench.asked.clear()
+        listening = cocotb.start_soon(bench.listen())
+        await bench.send("i", run_of(Op.Read, 20))
+        await bench.cycles(2 * PATIENCE)
+        listening.cancel()
+        for asked in bench.asked:
+            for packet in bench.responses(asked, [MemoryStatus.Ok] * asked.lines, line_of):
+                await bench.answer(packet)
+        answers = await bench.within(60, bench.receive("o", 20))
+        assert [MemoryStatus(answer.status) for answer in answers] == [MemoryStatus.Ok] * 20
+        assert [answer.data for answer in answers] == [line_of(2, k) for k in range(20)]
+
+
+@cocotb.test()
+async def an_answer_just_before_it_is_lost(dut):
+    """One without lines counts if it came three cycles before."""
+    bench = RequesterBench(dut, DUTS)
+    for cycles in (1, 2, 3):
+        await bench.start()
+        listening = cocotb.start_soon(bench.listen())
+        await bench.send("i", run_of(Op.Write, 1))
+        await bench.cycles(10)
+        listening.cancel()
+        (packet,) = bench.responses(bench.asked[0], [MemoryStatus.Refused], line_of)
+        await bench.answer(packet)
+        if cycles > 1:
+            await bench.cycles(cycles - 1)
+        dut.lost.value = 1
+        (answer,) = await bench.within(20, bench.receive("o", 1))
+        expected = MemoryStatus.Refused if cycles == 3 else MemoryStatus.Failed
+        assert MemoryStatus(answer.status) is expected, f"{MemoryStatus(answer.status)} {cycles} cycles before"

@@ -3,10 +3,11 @@
 import cocotb
 from amaranth.hdl import *
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.link.packet import RequestBody
+from tessera.hw.link.receiver import ROOM
 from tessera.hw.link.responder import RESPONSE_LINES, Responder
 from tessera.hw.memory.port import MemoryStatus, Op
 from tessera.hw.models.memory import IdealMemory, Knobs
@@ -21,7 +22,8 @@ class WithMemory(wiring.Component):
         self.responder = Responder(lines)
         self.memory = IdealMemory(windows=2, window_lines=256)
         members = {name: self.responder.signature.members[name] for name in MEMBERS}
-        super().__init__({**members, "knobs": In(Knobs)})
+        request = self.memory.port.signature.members["request"].signature.members["payload"].shape
+        super().__init__({**members, "knobs": In(Knobs), "taken": Out(1), "request": Out(request)})
 
     def elaborate(self, platform):
         m = Module()
@@ -29,6 +31,8 @@ class WithMemory(wiring.Component):
         m.submodules.memory = memory = self.memory
         wiring.connect(m, responder.memory, memory.port)
         m.d.comb += [memory.knobs.eq(self.knobs), memory.backdoor.load.eq(0)]
+        request = responder.memory.request
+        m.d.comb += [self.taken.eq(request.valid & request.ready), self.request.eq(request.payload)]
         for name in ("node", "lost", "come", "part"):
             m.d.comb += getattr(responder, name).eq(getattr(self, name))
         m.d.comb += [
@@ -53,7 +57,7 @@ class ResponderBench(Bench):
         await self.reset()
         await self.cycles(2)
         self.dut.lost.value = 0
-        self.content = {}
+        self.content, self.asked, self.taken = {}, [], []
 
     def knobs(self, **fields):
         self.dut.knobs.value = pack(Knobs, fields)
@@ -66,6 +70,7 @@ class ResponderBench(Bench):
         while not self.dut.room.value:
             await RisingEdge(self.dut.clk)
         count = lines if op is Op.Write else 1
+        self.asked += [(op, window, offset + n, None) for n in range(lines) if op is Op.Read]
         for n in range(count):
             if self.random.random() < gaps:
                 await self.cycles(self.random.randrange(1, 9))
@@ -74,10 +79,21 @@ class ResponderBench(Bench):
             if op is Op.Write:
                 part["line"] = self.random.getrandbits(512)
                 self.content[window, offset + n] = part["line"]
+                self.asked.append((op, window, offset + n, part["line"]))
             self.dut.come.value = 1
             self.dut.part.value = pack(self.component.signature.members["part"].shape, part)
             await RisingEdge(self.dut.clk)
             self.dut.come.value = 0
+
+    async def watch(self):
+        """What the memory is asked for; for ever."""
+        while True:
+            await ReadOnly()
+            if self.dut.taken.value:
+                request = unpack(self.component.signature.members["request"].shape, self.get("request"))
+                op = Op(request.op)
+                self.taken.append((op, request.window, request.offset, request.data if op is Op.Write else None))
+            await RisingEdge(self.dut.clk)
 
     async def answers(self, lines, tag, op, stall=0.0):
         """Responses to so many lines: (number of the line, status, data or None) each; and the packets' sizes."""
@@ -197,3 +213,123 @@ async def forgets_when_lost(dut):
             await bench.ask(Op.Read, 1, delay, 8, delay + 100)
             found, _ = await bench.within(400, bench.answers(8, delay + 100, Op.Read))
             assert [line for _, line in found] == [bench.content[1, delay + k] for k in range(8)]
+
+
+@cocotb.test()
+async def the_last_line_ends_otherwise(dut):
+    """With nothing behind it, its answer comes as well."""
+    bench = ResponderBench(dut, DUTS)
+    await bench.start()
+    for tag, op in enumerate(Op):
+        for lines in (2, 4):
+            await bench.ask(op, 0, 257 - lines, lines, tag)
+            found, sizes = await bench.within(100, bench.answers(lines, tag, op), f"answers to {op.name} of {lines}")
+            expected = [MemoryStatus.Ok] * (lines - 1) + [MemoryStatus.Refused]
+            assert [status for status, _ in found] == expected and sizes == [lines - 1, 1], f"{found}"
+
+
+@cocotb.test()
+@cocotb.parametrize(gaps=[0.0, 0.3])
+async def asks_the_memory_for_each_line(dut, gaps):
+    """Of any window and offset, whether it has them or not; a write with its data."""
+    bench = ResponderBench(dut, DUTS)
+    await bench.start(stall=6)
+    cocotb.start_soon(bench.watch())
+    for tag in range(60):
+        op, lines = bench.random.choice(list(Op)), bench.random.randrange(1, 9)
+        offset = bench.random.choice([bench.random.getrandbits(26), (1 << 26) - 10])
+        answering = cocotb.start_soon(bench.answers(lines, tag, op))
+        await bench.ask(op, bench.random.getrandbits(6), offset, lines, tag, gaps)
+        await bench.within(200, answering, f"answers to request {tag}")
+    assert len(bench.taken) == len(bench.asked)
+    for n, (found, right) in enumerate(zip(bench.taken, bench.asked)):
+        assert found == right, f"line {n}: {found}, {right} expected"
+
+
+@cocotb.test()
+async def asks_only_for_what_it_has_room(dut):
+    """So many lines and the one that is offered: no more is asked for until answers go. So behind a loss too."""
+    bench = ResponderBench(dut, DUTS)
+    lines = bench.component.responder.lines
+    await bench.start(latency=10)
+    watching = cocotb.start_soon(bench.watch())
+    for turn in range(6):
+        # Reads of single lines; those that end as one packet; those that are refused; writes.
+        op, count, offset = ((Op.Read, 1, 0), (Op.Read, 8, 0), (Op.Read, 1, 300), (Op.Write, 1, 0))[turn % 4]
+        bench.taken.clear()
+
+        given = 0
+
+        async def ask(op=op, count=count, offset=offset):
+            nonlocal given
+            for tag in range(2 * lines // count):
+                await bench.ask(op, 0, offset, count, tag)
+                given += 1
+
+        asking = cocotb.start_soon(ask())
+        await bench.cycles(3 * lines + 60)
+        assert len(bench.taken) == lines + 1, f"turn {turn}: {len(bench.taken)} lines asked for"
+        # One is offered, one was on its way, and so many wait as leave no room for what may come.
+        assert count > 1 or given == lines + 3 + ROOM + 1, f"turn {turn}: {given} requests taken"
+        asking.cancel()
+        dut.come.value = 0
+        if turn < 4:
+            # What is asked for comes, and then all of the room is there again.
+            dut.packet__ready.value = 1
+            await bench.cycles(4 * lines)
+            dut.packet__ready.value = 0
+        else:
+            dut.lost.value = 1
+            await bench.cycles(1)
+            dut.lost.value = 0
+            await bench.cycles(60)
+    watching.cancel()
+
+
+@cocotb.test()
+async def forgets_all_that_the_memory_was_asked_for(dut):
+    """Lost again and again, with as many requests in the memory as may be: no answer of before is taken for one."""
+    bench = ResponderBench(dut, DUTS)
+    lines = bench.component.responder.lines
+    await bench.start(latency=4)
+    for n in range(0, 16, 8):
+        await bench.ask(Op.Write, 1, n, 8, n)
+        await bench.within(100, bench.answers(8, n, Op.Write))
+    for pause in (1, 5, lines, 2 * lines):
+        bench.knobs(latency=200)
+        for _ in range(3):
+            for tag in range(lines // 16):
+                await bench.ask(Op.Read, 0, 16 * tag, 16, tag)
+            await bench.cycles(pause)
+            dut.lost.value = 1
+            await bench.cycles(1)
+            dut.lost.value = 0
+        bench.knobs(latency=4)
+        await bench.ask(Op.Read, 1, 0, 16, 99)
+        found, _ = await bench.within(2000, bench.answers(16, 99, Op.Read))
+        assert found == [(MemoryStatus.Ok, bench.content[1, k]) for k in range(16)], f"pauses of {pause}"
+
+
+@cocotb.test()
+async def asks_no_more_of_a_memory_that_owes_as_much(dut):
+    """Twice its lines, most of which it was asked for before losses."""
+    bench = ResponderBench(dut, DUTS)
+    lines = bench.component.responder.lines
+    await bench.start(latency=250)
+    watching = cocotb.start_soon(bench.watch())
+    bench.taken.clear()
+
+    async def ask():
+        for tag in range(lines // 16 + 1):
+            await bench.ask(Op.Read, 0, 0, 16, tag)
+
+    for _ in range(3):
+        asking = cocotb.start_soon(ask())
+        await bench.cycles(lines + 8)
+        asking.cancel()
+        dut.come.value = 0
+        dut.lost.value = 1
+        await bench.cycles(1)
+        dut.lost.value = 0
+    assert len(bench.taken) == 2 * lines, f"{len(bench.taken)} lines asked for"
+    watching.cancel()

@@ -56,7 +56,7 @@ class RetryBench(Bench):
         self.waiting, self.out = ([deque() for _ in self.classes] for _ in range(2))
         self.putting, self.asking, self.passed = None, None, None
         self.kept, self.got = {}, {}
-        self.there, self.back = deque(), deque()
+        self.there, self.back, self.repeated = deque(), deque(), []
         self.again = self.timed_out = self.cycle = self.next_frame = 0
         self.ready, self.room, self.tell, self.accepted = 0, -1, 0, 0
         self.next, self.counts = ([0] * len(self.p.cells) for _ in range(2))
@@ -130,6 +130,8 @@ class RetryBench(Bench):
             assert sending.frame == self.next_frame, f"frame {sending.frame}, {self.next_frame} expected"
             self.next_frame = (self.next_frame + 1) % (1 << self.p.frame_bits)
             self.again += sending.again
+            if sending.again:
+                self.repeated.append((kind, number))
             frame = sending.frame, (kind, sending.cell, number, cells)
         elif self.maybe(self.status):
             frame = self.get("sender.frame"), None
@@ -184,6 +186,218 @@ class RetryBench(Bench):
                 right = expected[kind][: len(numbers)]
                 assert list(numbers) == right, f"class {kind}: packet {list(numbers)[-1]} comes as {len(numbers) - 1}"
             assert self.cycle < cycles, f"{[len(numbers) for numbers in self.out]} packets in {cycles} cycles"
+
+
+class Sent:
+    """A sender on its own, whose cells are filled and emptied: what each frame carried, and who is there."""
+
+    def __init__(self, bench):
+        self.bench, self.p, self.frames = bench, bench.p, []
+        self.packets = [deque() for _ in bench.classes]
+        self.next, self.passed = ([0] * len(bench.classes) for _ in range(2))
+        self.latest = {}
+
+    async def cycle(self):
+        """What is taken in it."""
+        bench = self.bench
+        await ReadOnly()
+        taken = None
+        if bench.get("sender.send.valid") and bench.get("sender.send.ready"):
+            sending = unpack(self.p.sending, bench.get("sender.send.payload"))
+            taken = int(sending.kind), sending.cell
+            assert sending.frame == len(self.frames) % (1 << self.p.frame_bits)
+            assert bool(sending.again) == (taken in self.latest), f"{taken} is sent again: {sending.again}"
+            self.latest[taken] = len(self.frames)
+            self.frames.append(taken)
+        await RisingEdge(bench.dut.clk)
+        return taken
+
+    async def cycles(self, count):
+        return [taken for taken in [await self.cycle() for _ in range(count)] if taken]
+
+    async def fill(self, lengths=lambda kind: None):
+        """Every class, until it has no room; with packets of any length, or what `lengths` says next."""
+        bench, taken = self.bench, []
+        for kind in bench.classes:
+            while (self.next[kind] - self.passed[kind]) <= self.p.cells[kind] - self.p.longest:
+                cells = lengths(kind) or bench.random.randint(1, self.p.longest)
+                self.packets[kind].append((self.next[kind] % (1 << self.p.cell_bits), cells))
+                for n in range(cells):
+                    bench.port("sender.put").value = 1
+                    bench.port("sender.kind").value = kind
+                    bench.port("sender.cells").value = 0 if n else cells
+                    bench.port("sender.last").value = n + 1 == cells
+                    taken.append(await self.cycle())
+                self.next[kind] += cells
+        bench.port("sender.put").value = 0
+        return [one for one in taken if one] + await self.cycles(4 + sum(map(len, self.packets)))
+
+    async def tell(self, **report):
+        self.bench.port("sender.report").value = pack(self.p.report, report)
+        taken = await self.cycle()
+        self.bench.port("sender.report").value = 0
+        return [taken] if taken else []
+
+    async def lose(self, lost, last, **report):
+        """A report of losses: what is sent again."""
+        taken = await self.tell(losses=1, lost=lost, last=last % (1 << self.p.frame_bits), **report)
+        return taken + await self.cycles(12 + 2 * lost.bit_count())
+
+    def pass_on(self, kind, count):
+        """Its oldest packets: the fields of the report."""
+        for _ in range(count):
+            cell, cells = self.packets[kind].popleft()
+            self.passed[kind] += cells
+            del self.latest[kind, cell]
+        passed = [cells % (1 << self.p.cell_bits) for cells in self.passed]
+        return {"classes": 1 << kind, "passed": passed}
+
+
+@cocotb.test()
+async def what_was_lost_is_sent_again_once(dut):
+    """The packets whose last frame was lost and which are not passed on, each once; of a loss told again, nothing."""
+    bench = RetryBench(dut)
+    await bench.start()
+    bench.port("sender.send.ready").value = 1
+    sent = Sent(bench)
+    for turn in range(40):
+        await sent.fill()
+        for kind in bench.classes:
+            # One at the least, or its oldest is sent again.
+            await sent.tell(**sent.pass_on(kind, bench.random.choice((1, 1, len(sent.packets[kind]) // 2))))
+        last = max(0, len(sent.frames) - 1 - bench.random.randrange(3))
+        lost = bench.random.getrandbits(bench.p.history) & (2 << last) - 1
+        expected = {sent.frames[last - n] for n in range(bench.p.history) if lost >> n & 1
+                    and sent.latest.get(sent.frames[last - n]) == last - n}  # fmt: skip
+        found = await sent.lose(lost, last, frames=1)
+        assert sorted(found) == sorted(expected), f"turn {turn}: {found} are sent again, {expected} expected"
+        assert not await sent.lose(lost, last, frames=1), f"turn {turn}: sent again for a loss that was told before"
+
+
+@cocotb.test()
+async def each_frame_of_the_history_can_be_lost(dut):
+    """Alone: what it carried is sent again, and nothing else."""
+    bench = RetryBench(dut)
+    await bench.start()
+    bench.port("sender.send.ready").value = 1
+    sent, seen = Sent(bench), set()
+    for turn in range(400):
+        if turn % 6 == 0:
+            # No class stands still.
+            for kind in bench.classes if turn else ():
+                await sent.tell(**sent.pass_on(kind, 1))
+            await sent.fill(lambda kind: 1)
+        last = len(sent.frames) - 1
+        behind = {last - frame: packet for packet, frame in sent.latest.items() if last - frame < bench.p.history}
+        n = bench.random.choice(sorted(behind.keys() - seen) or sorted(behind))
+        seen.add(n)
+        found = await sent.lose(1 << n, last, frames=1)
+        assert found == [behind[n]], f"the frame {n} before the last: {found} are sent again, not {behind[n]}"
+    assert seen == set(range(bench.p.history))
+
+
+@cocotb.test()
+async def losses_wait_until_frames_are_taken(dut):
+    """Told one after the other meanwhile: all are sent again then, each once, and nothing else."""
+    bench = RetryBench(dut)
+    await bench.start()
+    sent = Sent(bench)
+    for turn in range(60):
+        bench.port("sender.send.ready").value = 1
+        await sent.fill(lambda kind: 1)
+        await sent.cycles(20)
+        for kind in bench.classes:
+            await sent.tell(**sent.pass_on(kind, bench.random.randint(1, 3)))
+        bench.port("sender.send.ready").value = 0
+        last = len(sent.frames) - 1
+        behind = {last - frame: packet for packet, frame in sent.latest.items() if last - frame < bench.p.history}
+        chosen = bench.random.sample(sorted(behind), len(behind) // 2)
+        for begin in range(0, len(chosen), 2):
+            await sent.lose(sum(1 << n for n in chosen[begin : begin + 2]), last, frames=1)
+        bench.port("sender.send.ready").value = 1
+        found = await sent.cycles(40)
+        assert sorted(found) == sorted(behind[n] for n in chosen), f"turn {turn}: {found} are sent again"
+
+
+@cocotb.test()
+async def all_cells_may_be_in_use(dut):
+    """Then the oldest packet, too, is sent again."""
+    bench = RetryBench(dut)
+    await bench.start()
+    for oldest in range(1, bench.p.longest + 1):
+        await bench.reset()
+        bench.port("sender.send.ready").value = 1
+        sent = Sent(bench)
+        lengths = []
+        for size in bench.p.cells:
+            rest = size - bench.p.longest - oldest
+            lengths.append([oldest, *[1] * rest, bench.p.longest])
+        await sent.fill(lambda kind, lengths=lengths: lengths[kind].pop(0))
+        assert all(used == size for used, size in zip(sent.next, bench.p.cells)), f"{sent.next} cells in use"
+        last = len(sent.frames) - 1
+        await sent.tell(frames=1, last=last % (1 << bench.p.frame_bits))
+        for kind in bench.classes:
+            frame = sent.latest[kind, 0]
+            if last - frame < bench.p.history:
+                assert await sent.lose(1 << last - frame, last) == [(kind, 0)], f"class {kind}, {oldest} cells"
+
+
+@cocotb.test()
+async def no_frame_outside_the_window(dut):
+    """So many behind the last one that is heard of, and no more; then what waits goes on."""
+    bench = RetryBench(dut)
+    await bench.start()
+    bench.port("sender.send.ready").value = 1
+    sent = Sent(bench)
+    await sent.fill()
+    heard = -1
+    for _ in range(2):
+        for _ in range(bench.p.window):
+            last = len(sent.frames) - 1
+            await sent.lose((1 << min(bench.p.history, last + 1)) - 1, last)
+            if len(sent.frames) == last + 1:
+                break
+        assert len(sent.frames) - 1 - heard == bench.p.window, f"{len(sent.frames) - 1 - heard} frames"
+        heard += bench.random.randrange(20, 200)
+        await sent.tell(frames=1, last=heard % (1 << bench.p.frame_bits))
+        await sent.cycles(20)
+        assert len(sent.frames) > last + 1, "nothing goes on"
+
+
+@cocotb.test()
+async def knows_what_is_stored(dut):
+    """In any order, each once, as far as it fits; a class is ready while its next packet is there."""
+    bench = RetryBench(dut)
+    await bench.start()
+    p, draw = bench.p, bench.random.randrange
+    counts, stored = [0] * len(p.cells), [set() for _ in p.cells]
+    for cycle in range(900):
+        # They fill up, and are emptied.
+        passing = cycle % 450 > 300
+        kind = bench.random.choices(bench.classes, p.cells)[0]
+        offset, cells = draw(-8, p.cells[kind] + 8) if draw(4) else draw(4), draw(1, 9) if draw(4) == 0 else 1
+        cell = (counts[kind] + offset) % (1 << p.cell_bits)
+        fits = 0 <= offset and offset + cells <= p.cells[kind]
+        accept = fits and (counts[kind] + offset) not in stored[kind]
+        store = accept and cells == 1
+        ready = sum(1 << n for n in bench.classes if counts[n] in stored[n])
+        passed = next((n for n in sorted(bench.classes, key=lambda n: draw(9)) if ready >> n & 1), None)
+        go = passed is not None and (passing or draw(20) == 0)
+        bench.port("receiver.asked").value = pack(p.packet, {"kind": kind, "cell": cell, "cells": cells})
+        bench.port("receiver.store").value = store
+        bench.port("receiver.pass_").value = go
+        if go:
+            bench.port("receiver.passed").value = pack(p.packet, {"kind": passed, "cell": 0, "cells": 1})
+        await ReadOnly()
+        assert bench.get("receiver.accept") == accept, f"cell {offset} behind the count of class {kind}, {cells} cells"
+        assert bench.get("receiver.ready") == ready, f"ready are {bench.get('receiver.ready'):b}, {ready:b} expected"
+        assert bench._numbers("receiver.counts") == [count % (1 << p.cell_bits) for count in counts]
+        await RisingEdge(dut.clk)
+        if store:
+            stored[kind].add(counts[kind] + offset)
+        if go:
+            stored[passed].remove(counts[passed])
+            counts[passed] += 1
 
 
 @cocotb.test()
@@ -245,10 +459,16 @@ async def a_class_that_stands_still_is_sent_again(dut):
     bench = RetryBench(dut)
     period = 1 << bench.p.timeout_bits
     for kind in bench.classes:
-        await bench.start(lost_back=1.0)
+        await bench.start()
+        bench.waiting[kind].extend((n, 3) for n in range(5))
+        await bench.deliver([list(range(5)) if n == kind else [] for n in bench.classes], period)
+        # So that the sender knows.
+        for _ in range(60):
+            await bench.step()
+        bench.lost_back = 1.0
         for _ in range(bench.random.randrange(1, period)):
             await bench.step()
-        bench.waiting[kind].extend((n, 2) for n in range(3))
+        bench.waiting[kind].extend((n, 2) for n in range(5, 8))
         began = bench.cycle
         seen = []
         while len(seen) < 4:
@@ -259,9 +479,9 @@ async def a_class_that_stands_still_is_sent_again(dut):
             assert bench.cycle < 6 * period + began
         assert period < seen[0] - began < 2 * period + 20
         assert all(abs(b - a - period) < 4 for a, b in pairwise(seen)), seen
-        assert bench.timed_out == 4
+        assert bench.timed_out == 4 and bench.repeated == [(kind, 5)] * 4, f"{bench.repeated} sent again"
         bench.lost_back = 0.0
-        await bench.deliver([[0, 1, 2] if n == kind else [] for n in bench.classes], 20 * period)
+        await bench.deliver([list(range(8)) if n == kind else [] for n in bench.classes], 20 * period)
 
 
 @cocotb.test()

@@ -6,22 +6,137 @@ from cocotb.triggers import ReadOnly, RisingEdge
 from tessera.hw.link.packet import CLASSES, StatusHead
 from tessera.hw.link.retry import RetryParameters
 from tessera.hw.link.sender import IDLE_CYCLES, PacketSender
-from tessera.tb.bench import Bench, Dut, pack
+from tessera.tb.bench import Bench, Dut, pack, unpack
 from tessera.tb.link.model import Packet, form_of
 
 CELLS = (32, 32, 128, 32, 16, 16)
+FRAMES = 7
+"""``counted`` of the last frame received."""
 
 DUTS = {"sender": Dut(lambda: PacketSender(RetryParameters(CELLS)), watched=True)}
+
+
+class Heads:
+    """What heads tell: by turns one count after the other, the last frame first, and the next one that has changed."""
+
+    def __init__(self):
+        self.number, self.latest, self.told = 0, 0, [0] * CLASSES
+
+    def choice(self, counts, last):
+        """``counted`` and ``count`` of the next head."""
+        counted = (FRAMES, *range(CLASSES))[self.number % (CLASSES + 1)]
+        if self.number % 2:
+            behind = [(self.latest + 1 + n) % CLASSES for n in range(CLASSES)]
+            counted = next((n for n in behind if counts[n] != self.told[n]), FRAMES)
+        return counted, last if counted == FRAMES else counts[counted]
+
+    def goes(self, counted, count):
+        self.number += 1
+        if counted != FRAMES:
+            self.told[counted], self.latest = count, counted
 
 
 class SenderBench(Bench):
     """Packets in, packets and Status out; the other end is the test."""
 
+    watching = None
+
     async def start(self):
-        for name in ("report", "counts", "last", "lost", "tell"):
-            self.port(name).value = 0
-        self.dut.last.value = 255
+        if self.watching:
+            self.watching.cancel()
+        self.dut.report.value = self.dut.tell.value = 0
+        self.know(counts=0, last=255, lost=0)
         await self.reset()
+        self.watching = cocotb.start_soon(self.watch())
+
+    def know(self, **fields):
+        """What is to be told from now on."""
+        for name, value in fields.items():
+            self.port(name).value = value
+
+    def news(self):
+        """All of it new."""
+        widths = {"counts": 8 * CLASSES, "last": 8, "lost": 16}
+        fields = {name: self.random.getrandbits(bits) for name, bits in widths.items()}
+        self.know(**fields)
+        return fields
+
+    async def seen(self):
+        """What is offered in this cycle, if anything."""
+        await ReadOnly()
+        item = None
+        if self.dut.o__valid.value:
+            item = unpack(self.shape("o"), self.dut.o__payload.value.to_unsigned()).part
+        await RisingEdge(self.dut.clk)
+        return item
+
+    async def is_told(self):
+        """Whether it is told in this cycle."""
+        await ReadOnly()
+        told = bool(self.dut.told.value)
+        await RisingEdge(self.dut.clk)
+        return told
+
+    async def until_told(self):
+        while not await self.is_told():
+            pass
+
+    async def watch(self):
+        """What heads and Status tell, and that a Status is due: for ever, cycle by cycle, from the second one on."""
+        heads, item, known, expected = Heads(), None, None, None
+        held, amid, pending, urgent, idle, next_frame, cells = None, False, False, False, 1, 0, [0] * CLASSES
+        while True:
+            await ReadOnly()
+            ready, tell, told = (bool(self.port(name).value) for name in ("o.ready", "tell", "told"))
+            offered = self.dut.o__payload.value.to_unsigned() if self.dut.o__valid.value else None
+            if offered is None or offered != held:
+                item = None if offered is None else unpack(self.shape("o"), offered).part
+            status = item is not None and bool(item.first) and item.head.kind.value == 7
+            goes = item is not None and not status and ready and bool(item.first)
+            if held is not None:
+                assert offered == held, "what was offered has changed before it was taken"
+            elif status:
+                assert pending and not amid, f"a Status that is not due: told before: {pending}, amid a packet: {amid}"
+                found = status_of(item.head, item.body)
+                assert fields_of(found) == known, "a Status tells what was known in the cycle before it is offered"
+                assert found.frame == next_frame, "frame of a Status"
+            elif item is not None and item.first:
+                assert not (pending and urgent), "a packet goes before a Status that tells of a loss"
+                assert (item.head.counted, item.head.count) == expected, "what a head tells"
+            elif item is None:
+                assert not pending or amid, "nothing goes, and a Status waits"
+
+            if status and not ready:
+                assert not told, "told by a Status that was offered before"
+            elif tell:
+                assert told, "not told at once"
+            elif status:
+                # Whether a packet waits behind it is not seen.
+                assert not told or idle == IDLE_CYCLES - 1
+            else:
+                assert told == (idle == IDLE_CYCLES - 1 and item is None and not amid), f"told after {idle} cycles"
+
+            counts = self.dut.counts.value.to_unsigned()
+            known = {"counts": counts, "last": self.get("last"), "lost": self.get("lost")}
+            expected = heads.choice([counts >> 8 * n & 255 for n in range(CLASSES)], known["last"])
+            pulses = bool(self.dut.begun.value), bool(self.dut.again.value)
+            if goes:
+                kind, head = item.head.kind.value, item.head
+                new = head.cell == cells[kind]
+                assert pulses == (new, not new), f"begun and again beside cell {head.cell} of class {kind}"
+                cells[kind] = (cells[kind] + new * max(1, head.form & 15)) % 256
+                heads.goes(head.counted, head.count)
+                next_frame = (head.frame + 1) % 256
+            else:
+                assert pulses == (False, False), "begun or again, and no packet leaves"
+            if item is not None and not status and ready:
+                amid = not item.last
+            held = None if ready else offered
+            if not status or ready:
+                pending = told or (pending and not status)
+                urgent = tell or (urgent and not status)
+            idle = 0 if told else min(idle + 1, IDLE_CYCLES - 1)
+            await RisingEdge(self.dut.clk)
 
     async def give(self, kind, packets, stall=0.0):
         parts = [part["part"] for packet in packets for part in packet.parts()]
@@ -91,12 +206,16 @@ async def sends_what_it_was_given(dut, stall):
 
 @cocotb.test()
 async def is_quick(dut):
-    """Four cycles from a packet's last part to the first one on ``o``, and a part each cycle; five behind a Status."""
+    """Four cycles from a packet's last part to the first one on ``o``, and a part each cycle, also behind Status."""
     bench = SenderBench(dut, DUTS)
     await bench.start()
     dut.o__ready.value = 1
     for lines in (0, 1, 4, 8):
         for delay in range(IDLE_CYCLES):
+            # What was urgent before is not any more.
+            dut.tell.value = 1
+            await bench.cycles(1)
+            dut.tell.value = 0
             await bench.cycles(20 + delay)
             packet = Packet.random(bench.random, lines, True)
             sending = cocotb.start_soon(bench.give(2, [packet]))
@@ -109,8 +228,7 @@ async def is_quick(dut):
                 await RisingEdge(dut.clk)
             await sending
             count = max(1, lines)
-            assert times[0] - (count - 1) in (4, 5), f"{lines} lines: parts in cycles {times}"
-            assert times == list(range(times[0], times[0] + count)), f"{lines} lines: parts in cycles {times}"
+            assert times == list(range(4 + count - 1, 4 + 2 * count - 1)), f"{lines} lines: parts in cycles {times}"
 
 
 @cocotb.test()
@@ -173,5 +291,204 @@ async def waits_for_room(dut):
         await bench.start()
 
 
+@cocotb.test()
+@cocotb.parametrize(stalls=[(0.0, 0.0), (0.0, 0.5), (0.7, 0.0), (0.7, 0.3)])
+async def tells_what_is_known(dut, stalls):
+    """Heads and Status of the cycle before they are offered, whatever changes; a loss before the next packet."""
+    bench = SenderBench(dut, DUTS)
+    await bench.start()
+    for kind in range(CLASSES):
+        cocotb.start_soon(bench.give(kind, packets_of(bench.random, CELLS[kind] // 4, [0, 0, 0, 1, 2]), stalls[0]))
+    taking = cocotb.start_soon(bench.receive("o", stall=stalls[1], until=lambda item: False))
+    known, draw, rate = [0] * CLASSES, bench.random.randrange, 0
+    for cycle in range(300):
+        # Seldom or often, by a bit or by any.
+        rate = draw(9) if cycle % 50 == 0 else rate
+        if draw(8) < rate:
+            known[draw(CLASSES)] ^= draw(256) if rate > 4 else 1 << draw(8)
+            bench.know(counts=sum(count << 8 * n for n, count in enumerate(known)))
+        if draw(4) == 0:
+            bench.know(last=draw(256), lost=draw(1 << 16))
+        told = await bench.is_told()
+        dut.tell.value = draw(12) == 0 if told or not dut.tell.value else 1
+    taking.cancel()
+
+
+@cocotb.test()
+async def a_loss_is_told_amid_packets(dut):
+    """At once, before the next packet, however the packets lie to the last Status before them."""
+    bench = SenderBench(dut, DUTS)
+    for delay in range(IDLE_CYCLES):
+        await bench.start()
+        dut.o__ready.value = 1
+        await bench.cycles(20 + delay)
+        cocotb.start_soon(bench.give(2, packets_of(bench.random, 16, range(1, 4))))
+        await bench.cycles(12 + bench.random.randrange(8))
+        news, items = bench.news(), []
+        dut.tell.value = 1
+        assert await bench.is_told(), f"not told, {delay} cycles later"
+        dut.tell.value = 0
+        while not (items and items[-1].first and items[-1].head.kind.value == 7):
+            assert len(items) < 4, f"no Status, {delay} cycles later"
+            items.append(await bench.seen())
+        assert not any(item.first for item in items[:-1]), f"a packet before the Status, {delay} cycles later"
+        assert fields_of(status_of(items[-1].head, items[-1].body)) == news, f"{delay} cycles later"
+
+
+@cocotb.test()
+@cocotb.parametrize(asked=[True, False])
+async def a_status_that_waits_tells_the_latest(dut, asked):
+    """Asked for amid a packet, or due just before one: what is known before it is offered, until it is taken."""
+    bench = SenderBench(dut, DUTS)
+    await bench.start()
+    waited = 0
+    for delay in range(1, IDLE_CYCLES + 1):
+        dut.o__ready.value = 1
+        await bench.cycles(20)
+        await bench.within(20, bench.until_told())
+        await bench.cycles(delay)
+        cocotb.start_soon(bench.give(2, [Packet.random(bench.random, 8, True)]))
+        parts = 0
+        for _ in range(30):
+            dut.tell.value = asked and parts == 2
+            news = bench.news()
+            item = await bench.seen()
+            parts += item is not None and item.has_line
+            if parts == 8:
+                break
+        dut.tell.value = dut.o__ready.value = 0
+        bench.news()
+        item = await bench.seen()
+        waited += item is not None
+        for _ in range(4 if item is not None else 0):
+            assert fields_of(status_of(item.head, item.body)) == news, f"{delay} cycles later"
+            bench.news()
+            item = await bench.seen()
+    assert waited == (IDLE_CYCLES if asked else 1), f"{waited} Status waited"
+
+
+@cocotb.test()
+async def sends_again_what_was_lost(dut):
+    """The packets of lost frames, under new frames; a loss told twice does nothing."""
+    bench = SenderBench(dut, DUTS)
+    await bench.start()
+    for kind in range(CLASSES):
+        cocotb.start_soon(bench.give(kind, packets_of(bench.random, 2, range(5))))
+    sent, _ = await bench.within(100, bench.take(12))
+    lost, again = 0b1010_0110_0101, []
+    for _ in range(2):
+        dut.report.value = pack(bench.component.parameters.report, {"losses": 1, "last": 11, "lost": lost})
+        await bench.cycles(1)
+        dut.report.value = 0
+        if not again:
+            again, _ = await bench.within(100, bench.take(lost.bit_count()))
+    assert [head.frame for _, head, _, _ in again] == list(range(12, 12 + len(again)))
+    expected = [sent[11 - n] for n in range(12) if lost >> n & 1]
+    assert sorted(map(content_of, again)) == sorted(map(content_of, expected))
+    await bench.cycles(20)
+    cocotb.start_soon(bench.give(0, packets_of(bench.random, 1)))
+    ((kind, head, _, _),), _ = await bench.within(100, bench.take(1))
+    assert kind == 0 and head.cell == sum(max(1, len(lines)) for kind, _, _, lines in sent if kind == 0)
+
+
+def content_of(packet):
+    """All of one that stays the same when it is sent again."""
+    kind, head, body, lines = packet
+    names = ("form", "cell", "source", "target", "tag", "first", "status", "epoch")
+    return kind, *(getattr(head, name) for name in names), body or 0, lines
+
+
+@cocotb.test()
+async def takes_whole_packets_in_turns(dut):
+    """A part each cycle. A packet begins when its class has cells for a longest one, and then all of it is taken."""
+    bench = SenderBench(dut, DUTS)
+    await bench.start()
+    packets = [packets_of(bench.random, 100) for _ in CELLS]
+    lasts = [[part["part"]["last"] for packet in given for part in packet.parts()] for given in packets]
+    whole, passed, came, taken, amid, turn = *([0] * CLASSES for _ in range(4)), [False] * CLASSES, 0
+    gone, waited = [[] for _ in CELLS], set()
+
+    async def drain():
+        while True:
+            ((kind, _, body, lines),), _ = await bench.take(1)
+            packet = packets[kind][came[kind]]
+            assert (body, lines) == (packet.body, packet.lines), f"packet {came[kind]} of class {kind}"
+            came[kind] += 1
+            gone[kind].append(max(1, len(lines)))
+
+    cocotb.start_soon(drain())
+    for kind in range(CLASSES):
+        cocotb.start_soon(bench.give(kind, packets[kind], 0.1))
+    for cycle in range(400):
+        # At first none is passed on, so that every class runs out of cells.
+        classes = [n for n in range(CLASSES) if gone[n] and cycle > 270 and bench.random.random() < 0.05]
+        cells = [sum(gone[n]) if n in classes else 0 for n in range(CLASSES)]
+        for n in classes:
+            gone[n].clear()
+        told = [(count + more) % 256 for count, more in zip(passed, cells)]
+        report = {"classes": sum(1 << n for n in classes), "passed": told}
+        dut.report.value = pack(bench.component.parameters.report, report) if classes else 0
+        await ReadOnly()
+        valid = [bool(bench.port(f"i{n}.valid").value) for n in range(CLASSES)]
+        ready = [bool(bench.port(f"i{n}.ready").value) for n in range(CLASSES)]
+        may = [amid[n] or whole[n] - passed[n] <= CELLS[n] - 8 for n in range(CLASSES)]
+        stalled = sum(valid[n] and not may[n] and 1 << n for n in range(CLASSES))
+        assert bench.get("stalled") == stalled, f"stalled in cycle {cycle}: {bench.get('stalled'):06b}, {stalled:06b}"
+        waited |= {n for n in range(CLASSES) if stalled >> n & 1 and not lasts[n][taken[n]]}
+        due = [n for n in (*range(turn + 1, CLASSES), *range(turn + 1)) if valid[n] and may[n]]
+        assert [n for n in range(CLASSES) if valid[n] and ready[n]] == due[:1], f"taken in cycle {cycle}"
+        for turn in due[:1]:
+            # Every part takes a cell.
+            taken[turn] += 1
+            amid[turn] = not lasts[turn][taken[turn] - 1]
+            whole[turn] = whole[turn] if amid[turn] else taken[turn]
+        passed = [count + more for count, more in zip(passed, cells)]
+        await RisingEdge(dut.clk)
+    assert waited == set(range(CLASSES)), f"of {waited} alone a packet of many parts had to wait"
+
+
 def status_of(head, body):
     return StatusHead.from_bits(head.as_bits() | body << 64)
+
+
+def fields_of(status):
+    """What a Status tells of the receiver beside it."""
+    assert status.counted == 0
+    counts = status.count | sum(count << 8 * (n + 1) for n, count in enumerate(status.counts))
+    return {"counts": counts, "last": status.last_frame, "lost": status.lost}
+
+
+@cocotb.test()
+async def what_is_offered_stays(dut):
+    """A Status that tells of no loss, too, when a packet comes behind it."""
+    bench = SenderBench(dut, DUTS)
+    await bench.start()
+    await bench.cycles(2 * IDLE_CYCLES)
+    offered = bench.get("o.payload")
+    assert bench.get("o.valid") and bench.shape("o").from_bits(offered).part.head.kind.value == 7
+    cocotb.start_soon(bench.give(2, [Packet.random(bench.random, 1, True)]))
+    for _ in range(12):
+        await bench.cycles(1)
+        assert bench.get("o.valid") and bench.get("o.payload") == offered
+    packets, told = await bench.within(50, bench.take(1))
+    assert len(packets) == len(told) == 1
+
+
+@cocotb.test()
+async def numbers_come_round(dut):
+    """Of frames, cells and counts, in heads and in Status."""
+    bench = SenderBench(dut, DUTS)
+    await bench.start()
+    shape = bench.component.parameters.report
+    sent = 0
+    while sent < 600:
+        packets = packets_of(bench.random, 30, [0, 0, 1])
+        cocotb.start_soon(bench.give(2, packets))
+        await bench.within(500, bench.take(len(packets)))
+        sent += len(packets)
+        await bench.within(20, bench.receive("o", 1))
+        passed = [sent % 256 if n == 2 else 0 for n in range(CLASSES)]
+        told = {"classes": 4, "passed": passed, "frames": 1, "last": (sent - 1) % 256}
+        dut.report.value = pack(shape, told)
+        await RisingEdge(dut.clk)
+        dut.report.value = 0

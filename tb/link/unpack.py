@@ -303,7 +303,11 @@ async def packets_come_as_they_went(dut, pause, stall_out, change):
         dut.flips.value = dut.go.value = 0
         await bench.reset()
         route = Route(bench, used, None, pause, change, stall_out)
-        sent, come = await run(bench, route, traffic(bench.random, 40))
+        packets = traffic(bench.random, 40)
+        if stall_out:
+            # So long ones that the blocks of each are held by themselves.
+            packets += [Packet.random(bench.random, 2, body) for body in [False, True] * 40]
+        sent, come = await run(bench, route, packets)
         assert come == sent
         assert len([part for _, part in route.parts]) == sum(max(1, len(content) // 64) for content in sent)
 
@@ -373,7 +377,9 @@ async def a_wrong_bit_in_a_word_costs_one_packet(dut):
 
 
 @cocotb.test()
-async def a_wrong_start_costs_nothing(dut):
+@cocotb.parametrize(short=[False, True])
+async def a_wrong_start_costs_nothing(dut, short):
+    """Not even where packets end with blocks, as short ones do, and others begin behind them."""
     bench = Bench(dut, DUTS)
     random = bench.random
     agreed = True
@@ -393,7 +399,8 @@ async def a_wrong_start_costs_nothing(dut):
         await bench.reset()
         agreed = False
         route = Route(bench, used, wrong)
-        sent, come = await run(bench, route, traffic(random, 200))
+        packets = [Packet.random(random, 0, False) for _ in range(300)] if short else traffic(random, 200)
+        sent, come = await run(bench, route, packets)
         assert come == sent
         assert sum(map(len, route.flips)) > 8
 
@@ -456,3 +463,67 @@ async def after_bursts_all_is_well_again(dut, change):
             due += len(since) >= 3
         assert due > 40
     assert losses > 5
+
+
+@cocotb.test()
+@cocotb.parametrize(stall_out=[0.0, 0.8], change=[0.0, 0.1])
+async def any_words_are_as_the_rules_say(dut, stall_out, change):
+    """Blocks of forms that are right, nearly right or bad, of filling and of noise, with starts anywhere."""
+    bench = Bench(dut, DUTS)
+    if change and bench.component.most == 1:
+        return
+    random = bench.random
+    short = [code for code, (lines, _) in FORMS.items() if lines < 2]
+    bad = [code for code in range(1 << 10) if NEAR.get(code, (9, 0))[0] > 8 and NEAR.get(code) != FILLING]
+    codes = short, short, short, short, list(FORMS), list(NEAR), bad
+
+    def some_word():
+        upper = random.getrandbits(22) << 10
+        kind = random.randrange(16)
+        form = FILL_WORD if kind == 0 else random.getrandbits(10) if kind == 1 else random.choice(random.choice(codes))
+        return form if kind == 0 else upper | form
+
+    def wrong(blocks):
+        flips = []
+        for n, (_, words) in enumerate(blocks):
+            flips += [(n, 0)] if random.random() < 0.5 else []
+            for k, word in enumerate(words):
+                other = word ^ some_word()
+                flips += [(n, 1 + 32 * k + bit) for bit in range(32) if other >> bit & 1]
+        return flips
+
+    for used in used_of(bench):
+        dut.flips.value = dut.go.value = 0
+        await bench.reset()
+        route = Route(bench, used, wrong, 0.0, change, stall_out)
+        await run(bench, route, traffic(random, 60))
+        assert len(route.parts) > 50
+
+
+@cocotb.test()
+async def nothing_waits_for_what_comes_behind(dut):
+    """A few packets, at any places of a stripe, and then none for a while."""
+    bench = Bench(dut, DUTS)
+    random = bench.random
+    for used in used_of(bench):
+        dut.flips.value = dut.go.value = 0
+        await bench.reset()
+        route = Route(bench, used)
+        due = 0
+        for _ in range(40 * used):
+            packets = [Packet.random(random, random.choice([0, 0, 1, 2]), random.random() < 0.5) for _ in range(4)]
+            parts = parts_of(packets[random.randrange(4) :])
+            await bench.send("i", parts)
+            await bench.cycles(100 if bench.stalled else 16 + 2 * len(parts))
+            due += len(parts)
+            assert len(route.parts) == due, f"{len(route.parts)} parts came, {due} sent"
+            if bench.stalled:
+                continue
+            first = len(route.sent)
+            await bench.send("i", parts_of([Packet.random(random, 0, False)]))
+            await bench.cycles(12)
+            (packet,) = places_of(route.sent[first:])
+            latency = route.parts[-1][0] - route.when[first + packet[-1][0]] - 3
+            assert latency == (3 if bench.component.most == 1 else 4), f"{latency} cycles behind {parts}"
+            due += 1
+        route.stop()
