@@ -198,7 +198,7 @@ class Carried(wiring.Component):
 
 DUTS = {
     "lanes1": Dut(lambda: Sent(1), tests="faults_"),
-    "lanes4": Dut(lambda: Sent(4), tests="faults_"),
+    "lanes4": Dut(lambda: Sent(4), tests="faults_", soak=True),
     "links": Dut(Carried, tests="links_"),
 }
 
