@@ -153,7 +153,7 @@ def _blocks(axes: Axes, chip: Chip, row: float, cycles: range) -> None:
             if what != "filling":
                 axes.barh(row, 1 / BLOCK_WORDS, 0.7, cycle + place / BLOCK_WORDS, color=COLOURS[what], linewidth=0)
         if chip.noise[cycle]:
-            axes.barh(row, 1, 0.9, cycle, facecolor="none", edgecolor="#c00000", hatch="xxx", linewidth=1)
+            axes.barh(row, 1, 0.9, cycle, facecolor="none", edgecolor="#c00000", hatch="///", linewidth=1)
 
 
 def _training(axes: Axes, chips: list[Chip], cycles: range) -> None:

@@ -188,7 +188,8 @@ def pcie(generation, **parameters):
 
 
 DUTS = {
-    "lanes1": chips(1, (1,), tests="brings|loses|slice"),
+    # Every run has a slice of what is in the soak: of the matrix, short and quick or long and stalled.
+    "lanes1": chips(1, (1,), tests="brings|slice|loses.*(latency=0/.*stall=0|latency=60/.*stall=9)"),
     "figures": chips(1, (1,), tests="share|curve|bad_wires", soak=True),
     "gigabyte": chips(1, (1,), tests="gigabyte", soak=True),
     "story": chips(1, (1,), tests="story", soak=True),
@@ -346,8 +347,6 @@ async def loses_nothing(dut, latency, noise, stall):
     """Reads, writes and packets of all other classes, over wires that are short or long and good or bad."""
     bench = LoadBench(dut, DUTS)
     long = DUTS[bench.name].soak
-    if not long and bool(latency) != bool(stall):
-        return  # A slice of it.
     phases = [bench.random.randrange(BLOCK_BITS) for _ in range(2)] if long else (0, 0)
     await bench.start(lines=0, writes=1, latency=latency, stall=stall, phases=phases)
     dut.others.value = 1
@@ -462,7 +461,7 @@ async def goodput_of_bad_wires(dut):
     clean = await goodput(bench, 0, cycles)
     for rate, least in RATES.items():
         found = 100 * await goodput(bench, rate, cycles) / clean
-        # On more lanes a loss holds up more than the cells of a class hold.
+        # On more lanes it is measured, and less yet than is wanted of one.
         assert found >= least or bench.component.parameters.lanes > 1, f"{found:.2f} % at {rate:g}"
         keep_figures(**{f"goodput at {rate:g}, %": round(found, 2)})
 
