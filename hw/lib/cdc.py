@@ -43,6 +43,12 @@ class AsyncQueue(wiring.Component):
         super().__init__(
             {"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "clear": In(1)},
         )
+        # What each side has moved, modulo twice the depth; the same in Gray code, and as the other side sees that.
+        width = exact_log2(depth) + 1
+        self.written, self.taken, self.written_gray, self.taken_gray, self.written_seen, self.taken_seen = (
+            Signal(width, name=name)
+            for name in ("written", "taken", "written_gray", "taken_gray", "written_seen", "taken_seen")
+        )
 
     def elaborate(self, platform):
         m = Module()
@@ -62,10 +68,8 @@ class AsyncQueue(wiring.Component):
         write_port = storage.write_port(domain="write")
         read_port = storage.read_port(domain="comb")
 
-        width = exact_log2(self.depth) + 1
-        written, taken = Signal(width), Signal(width)
-        written_gray, taken_gray = Signal(width), Signal(width)
-        written_seen, taken_seen = Signal(width), Signal(width)
+        written, taken, written_gray, taken_gray = self.written, self.taken, self.written_gray, self.taken_gray
+        written_seen, taken_seen, width = self.written_seen, self.taken_seen, len(self.written)
         m.submodules.written = FFSynchronizer(written_gray, written_seen, o_domain="read_side", reset_less=False)
         m.submodules.taken = FFSynchronizer(taken_gray, taken_seen, o_domain="write_side", reset_less=False)
 

@@ -12,14 +12,24 @@ _POLYNOMIAL = 0x82F63B78
 """Reflected: bit 31 is of x^0."""
 
 
-def _remainder(bits):
-    """What the CRC's register holds after the message ``bits``, the first one lowest, when it held 0 before them."""
-    columns = []
-    for _ in bits:
-        before = columns[-1] if columns else 1
-        columns.append(before >> 1 ^ (_POLYNOMIAL if before & 1 else 0))
-    columns.reverse()
-    return Cat(Cat(bit for bit, column in zip(bits, columns) if column >> n & 1).xor() for n in range(32))
+_SUMS = [(n, which) for n in range(0, 32, 4) for which in range(1, 16)]
+"""Of each four bits of a remainder, 15 ways of going into some of them."""
+
+
+def _sums(bits, zeros=0):
+    """The bits of a message added up, by which of each four bits of the remainder they go into: that takes half as much
+    as each bit of the remainder on its own. The first bit is the lowest, and so many zeros come behind them."""
+    columns = [1]
+    for _ in range(zeros + len(bits)):
+        columns.append(columns[-1] >> 1 ^ (_POLYNOMIAL if columns[-1] & 1 else 0))
+    columns = columns[: -len(bits) - 1 : -1]
+    return Cat(Cat(bit for bit, column in zip(bits, columns) if column >> n & 15 == which).xor() for n, which in _SUMS)
+
+
+def _remainder(sums):
+    """What the CRC's register holds after a message, when it held 0 before it."""
+    parts = [[bit for bit, (of, which) in zip(sums, _SUMS) if of == n & ~3 and which >> n % 4 & 1] for n in range(32)]
+    return Cat(Cat(part).xor() for part in parts)
 
 
 class PacketCrc(wiring.Component):
@@ -52,19 +62,22 @@ class PacketCrc(wiring.Component):
         part = self.i.payload.part
         head, body, line = (Value.cast(bits) for bits in (part.head, part.body, part.line))
         begun = Cat(~head[:32], head[32:])
-        after_head, of_line = Signal(32), Signal(32)
+        sums = Signal(len(_SUMS))
+        after_head, of_line = Signal(32), Signal(len(_SUMS))
+        m.d.comb += sums.eq(Mux(part.has_body, _sums(Cat(begun, body)), _sums(begun)))
         with m.If(step_in):
             m.d.sync += [
                 valid.eq(self.i.valid),
                 between.eq(self.i.payload),
-                after_head.eq(Mux(part.has_body, _remainder(Cat(begun, body)), _remainder(begun))),
-                of_line.eq(_remainder(line)),
+                after_head.eq(_remainder(sums)),
+                of_line.eq(_sums(line)),
             ]
 
-        register, before, after = Signal(32), Signal(32), Signal(32)
+        register, before, after, of_all = Signal(32), Signal(32), Signal(32), Signal(len(_SUMS))
         m.d.comb += [
             before.eq(Mux(between.part.first, after_head, register)),
-            after.eq(Mux(between.part.has_line, _remainder(Cat(before, C(0, 480))) ^ of_line, before)),
+            of_all.eq(_sums(before, 480) ^ of_line),
+            after.eq(Mux(between.part.has_line, _remainder(of_all), before)),
         ]
         with m.If(step_out):
             m.d.sync += [

@@ -108,15 +108,13 @@ class _Packets(wiring.Component):
         m = Module()
         p = self.parameters
         m.submodules.sender = sender = PacketSender(p.retry)
-        m.submodules.send_crc = send_crc = PacketCrc()
         m.submodules.packer = packer = Packer(p.lanes)
         m.submodules.unpacker = unpacker = Unpacker(p.lanes)
-        m.submodules.receive_crc = receive_crc = PacketCrc()
+        m.submodules.crc = crc = PacketCrc()
         m.submodules.receiver = receiver = PacketReceiver(p.retry)
-        connect(m, sender.o, send_crc.i)
-        connect(m, send_crc.o, packer.i)
-        connect(m, unpacker.o, receive_crc.i)
-        connect(m, receive_crc.o, receiver.i)
+        connect(m, sender.o, packer.i)
+        connect(m, unpacker.o, crc.i)
+        connect(m, crc.o, receiver.i)
         # No joints: packets are withdrawn when the link is lost, what a packer offers may change before it is taken,
         # and a delivery does not wait.
         for n in range(CLASSES):

@@ -1,10 +1,10 @@
 """From packets to stripes."""
 
 from amaranth.hdl import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.link.packet import BLOCK_WORDS, FILL, LINE_WORDS, PART_WORDS_MAX, CheckedPart, stripe
+from tessera.hw.link.packet import BLOCK_WORDS, FILL, PART_WORDS_MAX, CheckedPart, stripe
 
 __all__ = ["UNALIGNED", "Packer"]
 
@@ -63,83 +63,144 @@ class Packer(wiring.Component):
         part, stripes = self.i.payload.part, range(self.lanes.bit_length())
         # Blocks that stay when one stripe of those held is taken, and behind them a part.
         stay_blocks = 2 if self.lanes == 1 else self.lanes
-        held_words = BLOCK_WORDS * (stay_blocks // self.lanes + 1)
+        held_blocks = stay_blocks // self.lanes + 1
         most = BLOCK_WORDS * stay_blocks - 1 + PART_WORDS_MAX
-        words = Signal(data.ArrayLayout(32, most))
-        # A block behind those that stay has no packet's first word in front.
-        starts = Signal(stay_blocks)
-        count = Signal(range(most + 1))
-        ended = Signal(init=1)
-        used = Signal(self.lanes.bit_length(), init=1) if self.lanes > 1 else C(1, 1)
-
+        size = -(-most // BLOCK_WORDS)
+        # Those of column 0 with the block's start.
+        rows = [[Signal(32 + (k == 0), name=f"word{n}_{k}") for k in range(BLOCK_WORDS)] for n in range(size)]
+        # Of the words held: whole blocks, and words behind these.
+        blocks, rest = Signal(range(size)), Signal(range(BLOCK_WORDS))
+        ended, unaligned = Signal(init=1), Signal(range(UNALIGNED + 1))
+        used, next_used = C(1, 1), C(1, 1)
         if self.lanes > 1:
-            with m.If(self.used.any()):
-                m.d.sync += used.eq(self.used)
+            used, next_used = (Signal(self.lanes.bit_length(), init=1, name=name) for name in ("used", "next_used"))
+            m.d.comb += next_used.eq(Mux(self.used.any(), self.used, used))
+            m.d.sync += used.eq(next_used)
+
+        # Whether a stripe is full, or filled up for sure, or if no part comes; and whether a part can come.
+        full, padded, ending, open_ = Signal(), Signal(), Signal(init=1), Signal(init=1)
+        pad, shown, taken = Signal(), Signal(), Signal()
+        m.d.comb += [
+            pad.eq(padded | (ending & ~self.i.valid)),
+            shown.eq(full | pad),
+            taken.eq(self.i.valid & open_),
+            self.o.valid.eq(1),
+            self.i.ready.eq(self.o.ready & open_),
+        ]
+
+        # What stays where a part comes.
+        stay, behind = Signal.like(blocks), Signal.like(rest)
+        next_blocks, next_rest = Signal.like(blocks), Signal.like(rest)
+        next_ended, next_unaligned = Signal.like(ended), Signal.like(unaligned)
+        m.d.comb += [
+            Cat(next_rest, next_blocks).eq(Cat(rest, blocks)),
+            next_ended.eq(ended),
+            next_unaligned.eq(unaligned),
+        ]
+        with m.If(self.o.ready & taken):
+            words = behind + Mux(ended, 2 + part.has_body, 0) + part.last
+            m.d.comb += [
+                next_rest.eq(words),
+                next_blocks.eq(stay + Cat(words[3], part.has_line)),
+                next_ended.eq(part.last),
+            ]
+        with m.Elif(self.o.ready):
+            m.d.comb += [next_rest.eq(Mux(pad, 0, rest)), next_blocks.eq(Mux(full, blocks - used, Mux(pad, 0, blocks)))]
+        with m.If(self.o.ready & taken & ended):
+            most_unaligned = unaligned == UNALIGNED
+            m.d.comb += next_unaligned.eq(Mux(behind == 0, 0, Mux(most_unaligned, UNALIGNED, unaligned + 1)))
+        with m.Elif(self.o.ready & pad):
+            m.d.comb += next_unaligned.eq(0)
+        m.d.sync += [
+            Cat(rest, blocks).eq(Cat(next_rest, next_blocks)),
+            ended.eq(next_ended),
+            unaligned.eq(next_unaligned),
+        ]
 
         # While a stripe is offered it does not become another one, though a part may come.
         held, was_quiet, quiet = Signal(), Signal(), Signal()
-        m.d.comb += quiet.eq(Mux(held, was_quiet, ~self.i.valid))
-        m.d.sync += [held.eq(~self.o.ready), was_quiet.eq(quiet)]
-        unaligned, due = Signal(range(UNALIGNED + 1)), Signal()
-
-        full, pad, room = Signal(), Signal(), Signal()
+        due, next_full, next_padded = Signal(), Signal(), Signal()
+        next_stay, next_behind = Signal.like(stay), Signal.like(behind)
         m.d.comb += [
-            full.eq(Cat(used[n] & (count >= BLOCK_WORDS << n) for n in stripes).any()),
-            room.eq(Cat(used[n] & (count < held_words << n) for n in stripes).any()),
-            due.eq(ended & (unaligned == UNALIGNED)),
-            pad.eq(~full & (ended & quiet | due)),
-            self.o.valid.eq(1),
-            # A receiver takes as long for filling as for a part: none comes with it.
-            self.i.ready.eq(self.o.ready & room & ~due),
+            quiet.eq(Mux(held, was_quiet, ~self.i.valid)),
+            due.eq(next_ended & (next_unaligned == UNALIGNED)),
+            next_full.eq(Cat(next_used[n] & (next_blocks >= 1 << n) for n in stripes).any()),
+            next_padded.eq(ended & quiet & ~self.o.ready & ~next_full),
+            next_behind.eq(Mux(next_padded, 0, next_rest)),
+            next_stay.eq(Mux(next_padded, 0, next_blocks - Mux(next_full, next_used, 0))),
         ]
-        shown = full | pad
+        room = Cat(next_used[n] & (next_blocks < held_blocks << n) for n in stripes).any()
+        m.d.sync += [
+            held.eq(~self.o.ready),
+            was_quiet.eq(quiet),
+            full.eq(next_full),
+            padded.eq(next_padded | (due & ~next_full)),
+            ending.eq(next_ended & self.o.ready & ~next_full),
+            # A receiver takes as long for filling as for a part: none comes with it.
+            open_.eq(room & ~due),
+            stay.eq(next_stay),
+            behind.eq(next_behind),
+        ]
+
         for n in range(self.lanes):
             block = self.o.payload[n]
-            m.d.comb += block.start.eq(Mux(shown & (count > BLOCK_WORDS * n), starts[n], 1))
-            for k in range(BLOCK_WORDS):
-                place = BLOCK_WORDS * n + k
-                m.d.comb += block.words[k].eq(Mux(shown & (count > place), words[place], FILL))
+            for k, word in enumerate(rows[n]):
+                within = Signal(name=f"within{n}_{k}")
+                m.d.sync += within.eq(next_full | (next_blocks > n) | ((next_blocks == n) & (next_rest > k)))
+                m.d.comb += block.words[k].eq(Mux(shown & within, word[:32], FILL))
+                if k == 0:
+                    m.d.comb += block.start.eq(Mux(shown & within, word[32], 1))
 
-        # What comes, from its first word on.
-        tail = Cat(Mux(part.has_line, part.line[:32], self.i.payload.crc), part.line[32:], self.i.payload.crc)
-        head, body = Value.cast(part.head), part.body
-        come = Signal(32 * PART_WORDS_MAX)
-        come_count = Signal(range(PART_WORDS_MAX + 1))
-        m.d.comb += [
-            come.eq(Mux(part.first, Mux(part.has_body, Cat(head, body, tail), Cat(head, tail)), tail)),
-            come_count.eq(Mux(part.first, 2 + part.has_body, 0) + part.last + part.has_line * LINE_WORDS),
-        ]
+        # Copies, each for a row of words that come; without `keep` they would become one again.
+        turns = [Signal.like(behind, name=f"turn{n}", attrs={"keep": 1}) for n in range(3)]
+        firsts = [Signal(init=1, name=f"first{n}", attrs={"keep": 1}) for n in range(3)]
+        m.d.sync += [turn.eq(next_behind) for turn in turns] + [first.eq(next_ended) for first in firsts]
 
-        # What stays, to the front, and what comes behind it.
-        stay, stay_starts, stay_count = Signal.like(words), Signal.like(starts), Signal.like(count)
-        m.d.comb += [stay.eq(words), stay_starts.eq(starts), stay_count.eq(Mux(pad, 0, count))]
-        with m.If(full):
-            with m.Switch(used):
-                for n in stripes:
-                    with m.Case(1 << n):
-                        m.d.comb += [
-                            stay.eq(Value.cast(words) >> (32 * BLOCK_WORDS << n)),
-                            stay_starts.eq(starts >> (1 << n)),
-                            stay_count.eq(count - (BLOCK_WORDS << n)),
-                        ]
-        placed = come
-        for n in range((BLOCK_WORDS * stay_blocks - 1).bit_length()):
-            before, placed = placed, Signal(len(placed) + (32 << n), name=f"placed{n}")
-            m.d.comb += placed.eq(Mux(stay_count[n], Cat(C(0, 32 << n), before), before))
-        with m.If(self.o.ready):
-            m.d.sync += count.eq(stay_count)
-            for place in range(most):
-                kept = stay_count > place
-                m.d.sync += words[place].eq(Mux(kept, stay[place], placed.word_select(place, 32)))
-            for n in range(stay_blocks):
-                place = BLOCK_WORDS * n
-                begins = part.first & (stay_count == place)
-                m.d.sync += starts[n].eq(Mux(stay_count > place, stay_starts[n], begins))
-        with m.If(pad & self.o.ready):
-            m.d.sync += unaligned.eq(0)
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [count.eq(stay_count + come_count), ended.eq(part.last)]
-            with m.If(part.first):
-                aligned = stay_count % BLOCK_WORDS == 0
-                m.d.sync += unaligned.eq(Mux(aligned, 0, Mux(unaligned == UNALIGNED, UNALIGNED, unaligned + 1)))
+        # Each column is a queue of words: those that come go behind those that stay.
+        for k, new in enumerate(self._columns(m, firsts, turns)):
+            old = [words[k] for words in rows]
+            # Where a part comes no more than `stay_blocks` stay.
+            stays, next_stays = Signal(range(stay_blocks + 2), name=f"stays{k}"), next_stay + (next_behind > k)
+            m.d.sync += stays.eq(Mux(next_stays > stay_blocks, stay_blocks + 1, next_stays))
+            for n, word in enumerate(old):
+                moved = _pick(used[1:], [old[n + (1 << j)] if n + (1 << j) < size else None for j in stripes])
+                come = [new[n - at] if n - at < len(new) else None for at in range(min(n, stay_blocks) + 1)]
+                keeps = ~full & (stays > n) if n < self.lanes else C(0)
+                with m.If(self.o.ready & ~keeps):
+                    m.d.sync += word.eq(_pick(stays, [*come, *[moved] * (stay_blocks + 2 - len(come))]))
+
         return m
+
+    def _columns(self, m, firsts, turns):
+        """The words of the part that comes, by columns, if its first one is in column ``turn``: three of each."""
+        part, crc = self.i.payload.part, self.i.payload.crc
+        tail = Cat(Mux(part.has_line, part.line[:32], crc), part.line[32:], crc)
+        head, body = Value.cast(part.head), part.body
+        rows = []
+        for first, turn, at in zip(firsts, turns, range(0, PART_WORDS_MAX, BLOCK_WORDS), strict=True):
+            come = Mux(first, Mux(part.has_body, Cat(head, body, tail), Cat(head, tail)), tail)
+            words = [come[32 * n : 32 * n + 32] for n in range(at, min(at + BLOCK_WORDS, PART_WORDS_MAX))]
+            size = len(words)
+            for n in range((size - 1).bit_length()):
+                turned = [Signal(32, name=f"turned{at}_{n}_{k}") for k in range(size)]
+                m.d.comb += [turned[k].eq(Mux(turn[n], words[(k - (1 << n)) % size], words[k])) for k in range(size)]
+                words = turned
+            # Behind the part's last word any may be.
+            rows.append([words[k % size] for k in range(BLOCK_WORDS)])
+        columns = [list(column) for column in zip(*rows)]
+        columns[0] = [Cat(word, firsts[0] & (turns[0] == 0) if n == 0 else 0) for n, word in enumerate(columns[0])]
+        return columns
+
+
+def _pick(select, choices):
+    """``choices[select]``, or anything where that is None."""
+    if len(choices) == 1:
+        return choices[0]
+    pairs = zip(choices[::2], [*choices[1::2], None][: (len(choices) + 1) // 2])
+    return _pick(select[1:], [_either(select[0], *pair) for pair in pairs])
+
+
+def _either(second, a, b):
+    if a is None or b is None or a is b:
+        return b if a is None else a
+    return Mux(second, b, a)

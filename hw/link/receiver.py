@@ -4,7 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.lib.streams import observe
+from tessera.hw.lib.turns import Turns, one_of
 from tessera.hw.link.cells import KEPT, Cells
 from tessera.hw.link.packet import CLASSES, LINES_MAX, CheckedPart, Head, Kind, Part, StatusHead
 from tessera.hw.link.retry import RetryReceiver
@@ -105,7 +105,8 @@ class PacketReceiver(wiring.Component):
         put, get = staged.write_port(), staged.read_port()
         bits = range(_STAGED)
         begun, written, read = (Signal(bits, name=name) for name in ("begun", "written", "read"))
-        out_valid, alone = Signal(), Signal()
+        # Of one meaning; the second is for what is wide.
+        out_valid, out_none, alone = Signal(), Signal(init=1), Signal()
         new = Signal(_STORED)
         keep = right & ~is_status
         m.d.comb += [
@@ -121,53 +122,60 @@ class PacketReceiver(wiring.Component):
             m.d.sync += written.eq(put.addr + 1)
         with m.If(keep & ~alone):
             m.d.sync += begun.eq(put.addr + 1)
-        m.d.sync += [out_valid.eq(begun != read), read.eq(read + (begun != read))]
+        m.d.sync += [out_valid.eq(begun != read), out_none.eq(begun == read), read.eq(read + (begun != read))]
 
-        # Into cells.
+        # Into cells, if it is new; the later parts behind the first one.
         part, there = Signal(_STORED), Signal()
-        asked, lines = Signal(p.cell), part.head.form[:4]
-        accepted, accept, offset = Signal(), Signal(), Signal(range(p.longest))
+        asked, lines = Signal(p.packet), part.head.form[:4]
+        offset, cell = Signal(range(p.longest)), Signal(p.cell_bits)
         m.d.comb += [
             there.eq(out_valid | alone),
-            part.eq(Mux(out_valid, get.data.as_value(), new.as_value())),
-            retry.asked.kind.eq(Mux(part.first, part.head.kind.as_value(), asked.kind)),
-            retry.asked.cell.eq(Mux(part.first, part.head.cell, asked.cell)),
-            retry.asked.cells.eq(Mux(lines == 0, 1, lines)),
-            accept.eq(Mux(part.first, retry.accept, accepted)),
-            retry.store.eq(there & part.last & accept),
-            cells.put.eq(there & accept),
-            cells.cell.kind.eq(retry.asked.kind),
-            cells.cell.cell.eq(retry.asked.cell + Mux(part.first, 0, offset)),
+            Cat(part.body, part.line).eq(Mux(out_none, Cat(new.body, new.line), Cat(get.data.body, get.data.line))),
+            *(part[name].eq(Mux(out_valid, get.data[name], new[name])) for name in ("first", "last")),
+            part.head.eq(Mux(out_valid, get.data.head.as_value(), new.head.as_value())),
+            retry.asked.eq(asked),
+            cell.eq(asked.cell + offset),
+            retry.store.eq(there & part.last),
+            cells.put.eq(there & retry.accept),
+            cells.place.eq(p.place(retry.asked.kind, cell)),
             *(cells.part[name].eq(part[name]) for name in ("first", "last", "body", "line")),
             *(cells.part.head[name].eq(part.head[name]) for name in KEPT),
         ]
-        m.d.sync += self.double.eq(there & part.first & ~accept)
+        with m.If(part.first):
+            m.d.comb += [
+                retry.asked.kind.eq(part.head.kind),
+                retry.asked.cell.eq(part.head.cell),
+                retry.asked.cells.eq(Mux(lines == 0, 1, lines)),
+                cell.eq(part.head.cell),
+            ]
+        m.d.sync += self.double.eq(retry.double)
         with m.If(there):
-            m.d.sync += [asked.kind.eq(retry.asked.kind), asked.cell.eq(retry.asked.cell)]
-            m.d.sync += [accepted.eq(accept), offset.eq(Mux(part.first, 1, offset + 1))]
+            m.d.sync += [asked.eq(retry.asked), offset.eq(Mux(part.first, 1, offset + 1))]
 
-        # In order, out of them: once a packet is begun, it is given to its end.
-        may, turn, kind = Signal(CLASSES), Signal(range(CLASSES)), Signal(range(CLASSES))
-        holding, chosen = Signal(), Signal(range(CLASSES))
-        m.d.comb += [may.eq(retry.ready & self.room), chosen.eq(turn)]
-        for n in reversed(range(2 * CLASSES)):
-            with m.If(may[n % CLASSES] & ((n % CLASSES > turn) if n < CLASSES else 1)):
-                m.d.comb += chosen.eq(n % CLASSES)
+        # In order, out of them, the classes in turns.
+        m.submodules.turns = turns = Turns(CLASSES)
+        nexts = [retry.next[n] for n in range(CLASSES)]
+        asked = cells.i.payload
         m.d.comb += [
-            kind.eq(Mux(holding, turn, chosen)),
-            cells.i.valid.eq(holding | may.any()),
-            cells.i.payload.cell.kind.eq(kind),
-            cells.i.payload.cell.cell.eq(Array(retry.counts)[kind]),
-            retry.pass_.eq(cells.i.valid & cells.i.ready),
-            retry.passed.kind.eq(kind),
-            retry.passed.cells.eq(cells.cells),
-            cells.o.ready.eq(1),
-            self.o.valid.eq(cells.o.valid),
-            self.o.payload.kind.eq(cells.o.payload.cell.kind),
-            self.o.payload.part.eq(cells.o.payload.part),
+            turns.wants.eq(retry.ready & self.room),
+            turns.go.eq(cells.i.ready),
+            retry.take.eq(Mux(cells.i.ready, turns.chosen, 0)),
+            cells.go.eq(1),
+            cells.i.valid.eq(turns.wants.any()),
+            Cat(asked[name] for name in p.packet.members).eq(one_of(turns.chosen, nexts)),
+            asked.place.eq(one_of(turns.chosen, [p.place(n, next_.cell) for n, next_ in enumerate(nexts)])),
         ]
-        m.d.sync += [holding.eq(cells.i.valid & ~cells.i.ready), turn.eq(kind)]
-        observe(m, cells.i)
+
+        # When all of it is read, it is passed on; and given from registers.
+        given = cells.o.payload
+        m.d.comb += [
+            retry.pass_.eq(cells.o.valid & given.part.last),
+            retry.passed.kind.eq(given.kind),
+            retry.passed.cells.eq(given.cells),
+            cells.o.ready.eq(1),
+        ]
+        m.d.sync += [self.o.valid.eq(cells.o.valid), self.o.payload.kind.eq(given.kind)]
+        m.d.sync += self.o.payload.part.eq(given.part)
         return m
 
     def _tell(self, m, retry, head, right, is_status):

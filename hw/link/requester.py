@@ -15,8 +15,8 @@ READ_LINES = 16
 """Lines that one packet asks for at the most."""
 PATIENCE = 16
 """Cycles for which a packet waits for its next line, if answers enough are to come."""
-_ANSWERS = 2 * ROOM
-"""Answers without lines that may wait."""
+_ANSWERS = 8
+"""Answers without lines that may wait before it says that there is no room; two are on the way by then."""
 
 
 class RemoteRequest(data.Struct):
@@ -99,104 +99,109 @@ class Requester(wiring.Component):
         m = Module()
         bits = range(self.slots)
         asked = self.i.payload
-        head, tail, used = Signal(bits, name="head"), Signal(bits, name="tail"), Signal(range(self.slots + 1))
+        tail, taken, free, busy = Signal(bits, name="tail"), Signal(), Signal(init=1), Signal()
         epoch, was_lost = Signal(2), Signal()
         m.d.sync += was_lost.eq(self.lost)
         with m.If(self.lost & ~was_lost):
             m.d.sync += epoch.eq(epoch + 1)
 
-        # Runs of requests: one that may still grow, and one that is offered.
+        # Runs of requests: one that may still grow, and one that is offered. ``more`` are its lines, less one.
         run = data.StructLayout(
-            {"op": Op, "target": 4, "window": 6, "offset": 26, "slot": Shape.cast(bits), "lines": range(READ_LINES + 1)}
+            {"op": Op, "target": 4, "window": 6, "offset": 26, "slot": Shape.cast(bits), "more": range(READ_LINES)}
         )
         growing, offered = Signal(run), Signal(run)
-        grows, offers = Signal(), Signal()
-        lines = fifo.SyncFIFOBuffered(width=512, depth=4 * LINES_MAX)
-        m.submodules.lines = ResetInserter(self.lost)(lines)
-        most = Mux(growing.op == Op.Write, LINES_MAX, READ_LINES)
-        goes_on, take, leaves, begins = Signal(), Signal(), Signal(), Signal()
-        waited, busy = Signal(range(PATIENCE)), Signal()
-        m.d.sync += busy.eq(used >= self.slots // 2 + READ_LINES)
-        with m.If(self.i.valid & self.i.ready):
+        grows, offers, full = Signal(), Signal(), Signal()
+        next_offset, follows, leaves = Signal(26), Signal(), Signal()
+        waited, patient = Signal(range(PATIENCE)), Signal()
+        with m.If(taken):
             m.d.sync += waited.eq(0)
         with m.Elif(waited != PATIENCE - 1):
             m.d.sync += waited.eq(waited + 1)
         m.d.comb += [
-            goes_on.eq(
+            # The comparison is the slowest, so it comes last into everything.
+            follows.eq(
                 (asked.op == growing.op)
                 & (asked.target == growing.target)
                 & (asked.window == growing.window)
-                & (asked.offset == (growing.offset + growing.lines)[:26])
-                & (growing.lines != most)
+                & (asked.offset == next_offset)
             ),
+            patient.eq(busy & (waited != PATIENCE - 1)),
             # It leaves when the place for what is offered is free, and nothing belongs to it any more.
-            leaves.eq(
-                grows
-                & ~offers
-                & ~(take & goes_on)
-                & (~busy | (self.i.valid & ~goes_on) | (growing.lines == most) | (waited == PATIENCE - 1))
-            ),
-            self.i.ready.eq((used != self.slots) & lines.w_rdy & (~grows | goes_on | leaves | self.lost)),
-            take.eq(self.i.valid & (used != self.slots) & lines.w_rdy),
-            begins.eq(self.i.valid & self.i.ready & ~(grows & goes_on)),
-            lines.w_data.eq(asked.data),
-            lines.w_en.eq(self.i.valid & self.i.ready & (asked.op == Op.Write) & ~self.lost),
+            leaves.eq(grows & ~offers & (full | Mux(self.i.valid, ~follows | (~free & ~patient), ~patient))),
+            self.i.ready.eq(free & (~grows | ~offers | self.lost | (follows & ~full))),
+            taken.eq(self.i.valid & self.i.ready),
         ]
-        with m.If(leaves):
-            m.d.sync += grows.eq(0)
-        with m.If(self.i.valid & self.i.ready):
+        m.d.sync += grows.eq(~self.lost & (taken | (grows & ~leaves)))
+        with m.If(taken):
             m.d.sync += tail.eq(tail + 1)
-            with m.If(begins):
-                m.d.sync += [
-                    grows.eq(1),
-                    *(growing[name].eq(asked[name]) for name in ("op", "target", "window", "offset")),
-                    growing.slot.eq(tail),
-                    growing.lines.eq(1),
-                ]
-            with m.Else():
-                m.d.sync += growing.lines.eq(growing.lines + 1)
+        with m.If(~grows | taken):
+            # Also the place of what begins, or what it goes on with.
+            m.d.sync += next_offset.eq(asked.offset + 1)
+        with m.If(~grows | leaves):
+            m.d.sync += [
+                *(growing[name].eq(asked[name]) for name in ("op", "target", "window", "offset")),
+                growing.slot.eq(tail),
+                growing.more.eq(0),
+                full.eq(0),
+            ]
+        with m.Elif(taken):
+            most = Mux(growing.op == Op.Write, LINES_MAX, READ_LINES)
+            m.d.sync += [growing.more.eq(growing.more + 1), full.eq(growing.more == most - 2)]
 
         # A read's packet is offered right away; that of a write when it is whole.
-        direct = leaves & (growing.op == Op.Read)
-        now = Signal(run)
-        index = Signal(range(LINES_MAX))
-        part, body, writes, last = self.packet.payload, Signal(RequestBody), Signal(), Signal()
+        now, first, last = Signal(run), Signal(init=1), Signal()
+        part, body, writes = self.packet.payload, Signal(RequestBody), Signal()
         m.d.comb += [
             now.eq(Mux(offers, offered.as_value(), growing.as_value())),
             writes.eq(now.op == Op.Write),
-            last.eq(~writes | (index + 1 == now.lines)),
-            self.packet.valid.eq((offers | direct) & ~self.lost),
+            last.eq(~writes | (offered.more == 0)),
+            self.packet.valid.eq((offers | (leaves & (growing.op == Op.Read))) & ~self.lost),
             body.window.eq(now.window),
             body.offset.eq(now.offset),
-            part.first.eq(index == 0),
+            part.first.eq(first),
             part.last.eq(last),
             part.has_body.eq(1),
             part.has_line.eq(writes),
             part.head.form.eq(
-                Mux(writes, Array(form_code(n, 1) for n in range(LINES_MAX + 1))[now.lines[:4]], form_code(0, 1))
+                Mux(writes, Array(form_code(n + 1, 1) for n in range(LINES_MAX))[now.more[:3]], form_code(0, 1))
             ),
             part.head.source.eq(self.node),
             part.head.target.eq(now.target),
             part.head.tag.eq(now.slot),
-            part.head.first.eq(now.lines - 1),
+            part.head.first.eq(now.more),
             part.head.epoch.eq(epoch),
             part.body.eq(body),
-            part.line.eq(lines.r_data),
-            lines.r_en.eq(self.packet.valid & self.packet.ready & writes),
         ]
-        with m.If(leaves & ~(direct & self.packet.ready)):
-            m.d.sync += [offers.eq(1), offered.eq(growing)]
-        with m.Elif(self.packet.valid & self.packet.ready & last):
-            m.d.sync += offers.eq(0)
-        with m.If(self.packet.valid & self.packet.ready):
-            m.d.sync += index.eq(Mux(last, 0, index + 1))
+        with m.If(offers):
+            with m.If(self.packet.ready):
+                m.d.sync += [offers.eq(~last), first.eq(last), offered.more.eq(offered.more - 1)]
+        with m.Else():
+            m.d.sync += [offers.eq(leaves & ((growing.op == Op.Write) | ~self.packet.ready)), offered.eq(growing)]
         with m.If(self.lost):
-            m.d.sync += [grows.eq(0), offers.eq(0), index.eq(0)]
-
-        self._answer(m, epoch, head, tail, used)
+            m.d.sync += [offers.eq(0), first.eq(1)]
+        self._lines(m, taken, offers & writes, offers & full)
+        self._answer(m, epoch, tail, taken, free, busy)
         return m
 
-    def _answer(self, m, epoch, head, tail, used):
+    def _lines(self, m, taken, offers, held):
+        """The lines to write of the run that grows and of the one that is offered: never more than two packets have."""
+        m.submodules.lines = lines = memory.Memory(shape=512, depth=2 * LINES_MAX, init=[])
+        put, get = lines.write_port(), lines.read_port(domain="comb")
+        asked = self.i.payload
+        m.d.comb += [
+            put.data.eq(asked.data),
+            # Until a line is taken, its place may be written with anything; when both are full there is none.
+            put.en.eq(~held),
+            self.packet.payload.line.eq(get.data),
+        ]
+        with m.If(taken & (asked.op == Op.Write)):
+            m.d.sync += put.addr.eq(put.addr + 1)
+        with m.If(offers & self.packet.ready):
+            m.d.sync += get.addr.eq(get.addr + 1)
+        with m.If(self.lost):
+            m.d.sync += [put.addr.eq(0), get.addr.eq(0)]
+
+    def _answer(self, m, epoch, tail, taken, free, busy):
         """What comes goes to its slot; the oldest slot is given when it is answered."""
         bits = range(self.slots)
         m.submodules.landing = landing = memory.Memory(shape=512, depth=self.slots, init=[])
@@ -206,68 +211,101 @@ class Requester(wiring.Component):
         land, fetch = landing.write_port(), landing.read_port()
         note, noted = info.write_port(), info.read_port(domain="comb")
         judge, judged = statuses.write_port(), statuses.read_port(domain="comb")
-        answered = Signal(self.slots)
-        asked, taken = self.i.payload, self.i.valid & self.i.ready
-        m.d.comb += [note.addr.eq(tail), note.data.op.eq(asked.op), note.data.id.eq(asked.id), note.en.eq(taken)]
+        asked = self.i.payload
+        # Until a request is taken, its slot may be written with anything.
+        m.d.comb += [note.addr.eq(tail), note.data.op.eq(asked.op), note.data.id.eq(asked.id), note.en.eq(free)]
 
         # Of a response with lines each is for the next slot. One without is for as many slots as it says.
-        part, answer = self.part, data.StructLayout({"slot": Shape.cast(bits), "more": 4, "status": MemoryStatus})
-        slot, kept_slot, right, kept_right = Signal(bits), Signal(bits), Signal(), Signal()
+        part = self.part
+        slot, last_slot, right, kept_right = Signal(bits), Signal(bits), Signal(), Signal()
         status, kept_status = Signal(MemoryStatus), Signal(MemoryStatus)
+        lined, unlined = Signal(), Signal()
         m.d.comb += [
-            slot.eq(Mux(part.first, part.head.tag, kept_slot)),
+            slot.eq(Mux(part.first, part.head.tag, last_slot + 1)),
             right.eq(Mux(part.first, part.head.epoch == epoch, kept_right) & ~self.lost),
             status.eq(Mux(part.first, part.head.status, kept_status.as_value())),
+            lined.eq(self.come & part.has_line),
+            unlined.eq(self.come & ~part.has_line),
             land.addr.eq(slot),
             land.data.eq(part.line),
-            land.en.eq(self.come & part.has_line & right),
+            land.en.eq(lined & right),
         ]
         with m.If(self.come):
-            m.d.sync += [kept_slot.eq(slot + 1), kept_right.eq(right), kept_status.eq(status)]
-        answers = fifo.SyncFIFOBuffered(width=answer.size, depth=_ANSWERS)
+            m.d.sync += [last_slot.eq(slot), kept_right.eq(right), kept_status.eq(status)]
+        answer = data.StructLayout({"slot": Shape.cast(bits), "more": 4, "status": MemoryStatus})
+        answers = fifo.SyncFIFO(width=answer.size, depth=_ANSWERS + 2 + ROOM)
         m.submodules.answers = ResetInserter(self.lost)(answers)
         put, next_answer = Signal(answer), data.View(answer, answers.r_data)
         done, step = Signal(4), Signal()
         m.d.comb += [
+            answers.w_data.eq(put),
+            step.eq(answers.r_rdy & ~lined),
+            answers.r_en.eq(step & (done == next_answer.more)),
+        ]
+        m.d.sync += [
             put.slot.eq(slot),
             put.more.eq(part.head.first),
             put.status.eq(status),
-            answers.w_data.eq(put),
-            answers.w_en.eq(self.come & ~part.has_line & right),
-            self.room.eq(answers.level <= _ANSWERS - ROOM),
-            step.eq(answers.r_rdy & ~land.en),
-            answers.r_en.eq(step & (done == next_answer.more)),
-            judge.addr.eq(Mux(land.en, slot, next_answer.slot + done)),
-            judge.data.eq(Mux(land.en, status.as_value(), next_answer.status.as_value())),
-            judge.en.eq((land.en | step) & ~self.lost),
+            answers.w_en.eq(unlined & right),
+            self.room.eq(answers.level < _ANSWERS),
         ]
         with m.If(step):
-            m.d.sync += done.eq(Mux(done == next_answer.more, 0, done + 1))
+            m.d.sync += done.eq(Mux(answers.r_en, 0, done + 1))
         with m.If(self.lost):
             m.d.sync += done.eq(0)
 
-        # Those that are waited for in vain are the oldest ones.
-        vain = Signal(range(self.slots + 1))
-        there, gives, given = Signal(), Signal(), self.o.payload
+        # The verdict on one slot a cycle.
+        verdict, judges = Signal(data.StructLayout({"slot": Shape.cast(bits), "status": MemoryStatus})), Signal()
+        answered = Signal(self.slots)
+        m.d.sync += [
+            judges.eq(Mux(lined, right, answers.r_rdy & ~self.lost)),
+            verdict.slot.eq(Mux(lined, slot, next_answer.slot + done)),
+            verdict.status.eq(Mux(lined, status.as_value(), next_answer.status.as_value())),
+        ]
+        m.d.comb += [judge.addr.eq(verdict.slot), judge.data.eq(verdict.status), judge.en.eq(judges)]
+
+        # ``ready`` tells whether the oldest slot is answered. From a loss on those before ``end``, which are waited for
+        # in ``vain``, need no answer.
+        head, next_head, end = Signal(bits, name="head"), Signal(bits, name="next_head", init=1), Signal(bits)
+        ready, hit, vain = Signal(), Signal(), Signal()
+        there, step_out, gives, given = Signal(), Signal(), Signal(), self.o.payload
+        used, waits, still = Signal(range(self.slots + 1)), Signal(), Signal()
         m.d.comb += [
-            there.eq((used != 0) & (answered.bit_select(head, 1) | (vain != 0))),
-            gives.eq(there & (~self.o.valid | self.o.ready)),
+            hit.eq(judges & (verdict.slot == head)),
+            there.eq(waits & (ready | hit | vain)),
+            still.eq(taken | (waits & ~(gives & (used == 1)))),
+            step_out.eq(~self.o.valid | self.o.ready),
+            gives.eq(there & step_out),
             noted.addr.eq(head),
             judged.addr.eq(head),
             fetch.addr.eq(head),
-            fetch.en.eq(gives),
+            fetch.en.eq(step_out),
             given.data.eq(fetch.data),
         ]
-        left = used - gives
-        m.d.sync += [used.eq(left + taken), vain.eq(Mux(self.lost, left + taken, vain - ((vain != 0) & gives)))]
-        m.d.sync += answered.eq(answered & ~Mux(gives, 1 << head, 0) | Mux(judge.en, 1 << judge.addr, 0))
-        with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += self.o.valid.eq(there)
+        m.d.sync += [
+            # That of the oldest slot is in ``ready``.
+            answered.eq((answered | Mux(judges, 1 << verdict.slot, 0)) & ~(1 << head)),
+            ready.eq(
+                Mux(gives, answered.bit_select(next_head, 1) | (judges & (verdict.slot == next_head)), ready | hit)
+            ),
+            used.eq(used + taken - gives),
+            waits.eq(still),
+            free.eq(gives | (free & ~(taken & (used == self.slots - 1)))),
+            busy.eq(used >= self.slots // 2 + READ_LINES),
+        ]
+        with m.If(self.lost):
+            m.d.sync += [vain.eq(still), end.eq(tail + taken)]
+        with m.Elif(gives & (next_head == end)):
+            m.d.sync += vain.eq(0)
         with m.If(gives):
+            m.d.sync += [head.eq(next_head), next_head.eq(next_head + 1)]
+        with m.If(step_out):
             m.d.sync += [
-                head.eq(head + 1),
+                self.o.valid.eq(there),
                 given.op.eq(noted.data.op),
                 given.id.eq(noted.data.id),
-                given.status.eq(Mux(answered.bit_select(head, 1), judged.data.as_value(), MemoryStatus.Failed)),
+                given.status.eq(
+                    Mux(hit, verdict.status.as_value(), Mux(ready, judged.data.as_value(), MemoryStatus.Failed))
+                ),
             ]
         observe(m, self.o)

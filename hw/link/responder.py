@@ -1,7 +1,7 @@
 """A link's responding end: requests of other nodes to the memory, and its answers to packets."""
 
 from amaranth.hdl import *
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.hw.lib.streams import observe
@@ -9,12 +9,24 @@ from tessera.hw.link.packet import LINES_MAX, Part, RequestBody, form_code
 from tessera.hw.link.receiver import ROOM
 from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op
 
-__all__ = ["RESPONSE_LINES", "Responder"]
+__all__ = ["PARTS", "RESPONSE_LINES", "Responder"]
 
 RESPONSE_LINES = 4
 """Lines of one response at the most."""
-_PARTS = 2 * ROOM
+PARTS = 16
 """Parts of requests that may wait."""
+_OF_HEAD = {"source": 4, "tag": 8, "first": 4, "epoch": 2}
+_ASKED = data.StructLayout(
+    {"first": 1, "last": 1, "has_line": 1, "head": data.StructLayout(_OF_HEAD), "body": RequestBody, "line": 512}
+)
+"""What of the part of a request is looked at."""
+_GROUP = data.StructLayout({"op": Op, "source": 4, "epoch": 2, "tag": 8, "ends": 1})
+"""Of a line that the memory was asked for: whose it is, and whether it ends a packet."""
+_ANSWER = data.StructLayout(
+    {"lined": 1, "source": 4, "epoch": 2, "tag": 8, "more": range(LINES_MAX), "status": MemoryStatus}
+)
+"""A packet without its lines; ``more`` are those that it answers, less one."""
+_OFFERED = data.StructLayout({"first": 1, "last": 1, "packet": _ANSWER, "line": 512})
 
 
 class Responder(wiring.Component):
@@ -49,6 +61,7 @@ class Responder(wiring.Component):
     room : :py:`Out(1)`
         For these, as of :class:`PacketReceiver`.
     memory : :py:`Out(MemoryPort())`
+        It answers two cycles after it was asked, or later.
     packet : :py:`Out(stream.Signature(Part))`
         Responses, for the link. Withdrawn when ``lost``.
     """
@@ -71,156 +84,223 @@ class Responder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        group = data.StructLayout({"op": Op, "source": 4, "epoch": 2, "tag": 8, "ends": 1})
-        groups = fifo.SyncFIFOBuffered(width=group.size, depth=self.lines)
-        m.submodules.groups = ResetInserter(self.lost)(groups)
-        room, voided = Signal(), Signal()
-        self._ask(m, groups, group, room, voided)
-        self._answer(m, data.View(group, groups.r_data), groups, room, voided)
+        room, taken, void, gone = Signal(), Signal(), Signal(), Signal(range(LINES_MAX + 1))
+        m.submodules.groups = groups = memory.Memory(shape=_GROUP, depth=self.lines, init=[])
+        self._ask(m, groups.write_port(), room, taken, void)
+        comes = self._count(m, groups.read_port(), room, taken, void, gone)
+        self._answer(m, groups.read_ports[0].data, comes, gone)
         return m
 
-    def _ask(self, m, groups, group, room, voided):
-        """Parts of requests, one by one: a register, and a queue before it while it waits."""
-        parts = fifo.SyncFIFOBuffered(width=Shape.cast(Part).width, depth=_PARTS)
-        m.submodules.parts = ResetInserter(self.lost)(parts)
-        there, part, done = Signal(), Signal(Part), Signal()
-        # A request that is offered has to be taken, even if nobody wants its answer any more.
-        void, taken = Signal(), Signal()
-        load = ~there | done
-        through = parts.level == 0
+    def _ask(self, m, note, room, taken, void):
+        """Parts of requests, one by one, out of a queue."""
+        m.submodules.parts = parts = memory.Memory(shape=_ASKED, depth=PARTS, init=[])
+        put, get = parts.write_port(), parts.read_port(domain="comb")
+        there, goes, level = Signal(), Signal(), Signal(range(PARTS + 1))
+        new, part = put.data, get.data
         m.d.comb += [
-            parts.w_data.eq(self.part),
-            parts.w_en.eq(self.come & ~(load & through)),
-            parts.r_en.eq(load),
-            self.room.eq(parts.level <= _PARTS - ROOM),
+            *(new[name].eq(self.part[name]) for name in ("first", "last", "has_line", "body", "line")),
+            *(new.head[name].eq(self.part.head[name]) for name in _OF_HEAD),
+            # Until a part comes, its place may be written with anything.
+            put.en.eq(level != PARTS),
         ]
-        with m.If(load):
-            m.d.sync += [
-                there.eq(parts.r_rdy | (self.come & through)),
-                part.eq(Mux(parts.r_rdy, parts.r_data, self.part.as_value())),
-            ]
+        m.d.sync += [put.addr.eq(put.addr + self.come), get.addr.eq(get.addr + goes)]
+        with m.If(self.come & ~goes):
+            m.d.sync += [level.eq(level + 1), there.eq(1), self.room.eq(level < PARTS - ROOM)]
+        with m.Elif(goes & ~self.come):
+            m.d.sync += [level.eq(level - 1), there.eq(level != 1), self.room.eq(level <= PARTS - ROOM + 1)]
+        with m.Else():
+            m.d.sync += self.room.eq(level <= PARTS - ROOM)
 
-        # A read's lines, or a write's parts, by their number in the request.
-        asks = data.StructLayout({"source": 4, "tag": 8, "first": 4, "epoch": 2, "body": 32})
-        number, kept, now = Signal(4), Signal(asks), Signal(asks)
-        request, entry = self.memory.request, Signal(group)
-        body = data.View(RequestBody, now.body)
-        writes = part.has_line
+        # A read's lines, or a write's parts: what is of the next one is kept.
+        asks = data.StructLayout({"source": 4, "tag": 8, "first": 4, "epoch": 2, "window": 6, "offset": 26})
+        amid, quarter, kept, now = Signal(), Signal(range(RESPONSE_LINES)), Signal(asks), Signal(asks)
+        request, entry = self.memory.request, note.data
+        writes, begins, done = part.has_line, Signal(), Signal()
         m.d.comb += [
-            *(now[name].eq(Mux(part.first, part.head[name], kept[name])) for name in asks.members if name != "body"),
-            now.body.eq(Mux(part.first, part.body, kept.body)),
+            begins.eq(part.first & ~amid),
+            *(now[name].eq(Mux(begins, part.head[name], kept[name])) for name in _OF_HEAD),
+            *(now[name].eq(Mux(begins, part.body[name], kept[name])) for name in ("window", "offset")),
+            # A request that is offered has to be taken, even if nobody wants its answer any more.
             request.valid.eq(there & (room | void)),
             request.payload.op.eq(Mux(writes, Op.Write, Op.Read)),
-            request.payload.window.eq(body.window),
-            request.payload.offset.eq(body.offset + number),
+            request.payload.window.eq(now.window),
+            request.payload.offset.eq(now.offset),
             request.payload.data.eq(part.line),
             taken.eq(request.valid & request.ready),
-            done.eq(taken & (writes | void | (number == now.first))),
+            done.eq(writes | void | (now.first == 0)),
+            goes.eq(taken & done),
             entry.op.eq(request.payload.op),
             entry.source.eq(now.source),
             entry.epoch.eq(now.epoch),
-            entry.tag.eq(now.tag + number),
-            entry.ends.eq(
-                Mux(writes, part.last, (number == now.first) | (number % RESPONSE_LINES == RESPONSE_LINES - 1))
-            ),
-            groups.w_data.eq(entry),
-            groups.w_en.eq(taken & ~void),
-            voided.eq(taken & void),
+            entry.tag.eq(now.tag),
+            entry.ends.eq(Mux(writes, part.last, (now.first == 0) | (quarter == RESPONSE_LINES - 1))),
+            # Until a request is taken, its place may be written with anything.
+            note.en.eq(room),
         ]
         with m.If(taken):
-            ends = void | Mux(writes, part.last, done)
-            m.d.sync += [void.eq(0), kept.eq(now), number.eq(Mux(ends, 0, number + 1))]
+            m.d.sync += [
+                void.eq(0),
+                amid.eq(~done),
+                quarter.eq(Mux(done, 0, quarter + 1)),
+                kept.eq(now),
+                kept.tag.eq(now.tag + 1),
+                kept.first.eq(now.first - 1),
+                kept.offset.eq(now.offset + 1),
+            ]
+        with m.If(taken & ~void):
+            m.d.sync += note.addr.eq(note.addr + 1)
         with m.If(self.lost):
             waits = request.valid & ~request.ready
-            m.d.sync += [there.eq(waits), void.eq(waits)]
+            m.d.sync += [there.eq(waits), void.eq(waits), level.eq(waits), note.addr.eq(0)]
+            m.d.sync += put.addr.eq(get.addr + 1)
             with m.If(~waits):
-                m.d.sync += number.eq(0)
+                m.d.sync += [get.addr.eq(get.addr + 1), amid.eq(0), quarter.eq(0)]
         observe(m, request)
 
-    def _answer(self, m, first, groups, room, voided):
+    def _count(self, m, oldest, room, taken, void, gone):
+        """What the memory owes: whether an answer comes, of which group, and whether there is room for one more."""
+        response, comes, at = self.memory.response, Signal(), Signal(range(self.lines))
+        # The group of the next answer is read again and again: it is written two cycles before that can come.
+        m.d.comb += [response.ready.eq(1), oldest.addr.eq(at + comes)]
+        m.d.sync += at.eq(Mux(self.lost, 0, oldest.addr))
+
+        # The oldest answers may be of what was forgotten.
+        most, most_waiting = 2 * self.lines, self.lines - 1
+        asked, stale, fresh = Signal(range(most + 1)), Signal(range(most + 1)), Signal(init=1)
+        left, older, voided = Signal.like(asked), Signal.like(stale), taken & void
+        m.d.comb += [
+            comes.eq(response.valid & fresh & ~self.lost),
+            left.eq(asked - response.valid),
+            older.eq(stale - (response.valid & ~fresh)),
+        ]
+        m.d.sync += [
+            asked.eq(left + taken),
+            stale.eq(Mux(self.lost, left + taken, older + voided)),
+            fresh.eq(Mux(self.lost, (left == 0) & ~taken, (older == 0) & ~voided)),
+        ]
+
+        # Lines that were asked for and are not offered, two of which may be; those that go are seen a cycle later.
+        under_way, waiting = Signal(range(self.lines)), Signal(range(self.lines))
+        m.d.comb += waiting.eq(under_way - gone)
+        m.d.sync += [
+            under_way.eq(Mux(self.lost, 0, waiting + (taken & ~void))),
+            room.eq(
+                Mux(taken, (waiting < most_waiting - 1) & (left < most - 1), (waiting != most_waiting) & (left != most))
+            ),
+        ]
+        return comes
+
+    def _answer(self, m, first, comes, gone):
         """The memory's answers, gathered to packets; a register behind them."""
         response, status = self.memory.response, self.memory.response.payload.status
-        answer = data.StructLayout(
-            {"lined": 1, "source": 4, "epoch": 2, "tag": 8, "count": range(LINES_MAX + 1), "status": MemoryStatus}
-        )
-        answers, lines = (fifo.SyncFIFOBuffered(width=width, depth=self.lines) for width in (answer.size, 512))
-        m.submodules.answers, m.submodules.lines = ResetInserter(self.lost)(answers), ResetInserter(self.lost)(lines)
-        held, came, merged, put = (Signal(answer, name=name) for name in ("held", "came", "merged", "put"))
+        m.submodules.answers = answers = memory.Memory(shape=_ANSWER, depth=self.lines, init=[])
+        m.submodules.lines = lines = memory.Memory(shape=512, depth=self.lines, init=[])
+        put, get, put_line, get_line = answers.write_port(), answers.read_port(), lines.write_port(), lines.read_port()
+        held, came, merged = (Signal(_ANSWER, name=name) for name in ("held", "came", "merged"))
         holds, complete, joins, whole, puts = Signal(), Signal(), Signal(), Signal(), Signal()
-        # The oldest answers may be of what was forgotten.
-        most = 2 * self.lines
-        asked, stale, comes = Signal(range(most + 2)), Signal(range(most + 2)), Signal()
-        left = asked + (self.memory.request.valid & self.memory.request.ready) - response.valid
-        m.d.sync += asked.eq(left)
-        m.d.sync += stale.eq(Mux(self.lost, left, stale + voided - ((stale != 0) & response.valid)))
         m.d.comb += [
-            response.ready.eq(1),
-            comes.eq(response.valid & (stale == 0) & ~self.lost),
-            groups.r_en.eq(comes),
             came.lined.eq((first.op == Op.Read) & (status == MemoryStatus.Ok)),
             came.source.eq(first.source),
             came.epoch.eq(first.epoch),
             came.tag.eq(first.tag),
-            came.count.eq(1),
             came.status.eq(status),
             # Nothing but the request's next line can follow what is not complete.
             joins.eq(holds & ~complete & (held.status == status)),
             merged.eq(Mux(joins, held.as_value(), came.as_value())),
-            merged.count.eq(Mux(joins, held.count + 1, 1)),
+            merged.more.eq(Mux(joins, held.more + 1, 0)),
             whole.eq(first.ends | (first.op == Op.Read) & ~came.lined),
+            put.data.eq(held),
         ]
         with m.If(comes & (joins | ~holds)):
-            m.d.comb += [put.eq(merged), puts.eq(whole)]
+            m.d.comb += [put.data.eq(merged), puts.eq(whole)]
             m.d.sync += [held.eq(merged), holds.eq(~whole), complete.eq(0)]
         with m.Elif(comes):
-            m.d.comb += [put.eq(held), puts.eq(1)]
+            m.d.comb += puts.eq(1)
             m.d.sync += [held.eq(came), complete.eq(whole)]
         with m.Elif(holds & complete):
-            m.d.comb += [put.eq(held), puts.eq(1)]
+            m.d.comb += puts.eq(1)
             m.d.sync += holds.eq(0)
 
-        # The only line of a packet need not wait in a queue that is empty.
-        through, step, part, shown = Signal(), Signal(), self.packet.payload, Signal(answer)
-        index, last, lined = Signal(range(LINES_MAX)), Signal(), Signal()
-        goes = Signal()
+        # A queue, and a register behind it; the only line of a packet passes by, if nothing is there.
+        step, direct, pushes, pulls = Signal(), Signal(), Signal(), Signal()
+        some, shown, level = Signal(), Signal(), Signal(range(self.lines))
+        index, last, entry = Signal(range(RESPONSE_LINES)), Signal(), get.data
         m.d.comb += [
-            step.eq(~self.packet.valid | self.packet.ready),
-            through.eq(step & puts & comes & ~holds & (answers.level == 0) & (lines.level == 0)),
-            shown.eq(Mux(answers.r_rdy, answers.r_data, put.as_value())),
-            lined.eq(shown.lined),
-            last.eq(~lined | (index + 1 == shown.count)),
-            goes.eq(step & (through | answers.r_rdy & (lines.r_rdy | ~lined))),
-            answers.w_data.eq(put),
-            answers.w_en.eq(puts & ~through),
-            answers.r_en.eq(goes & ~through & last),
-            lines.w_data.eq(response.payload.data),
-            lines.w_en.eq(comes & came.lined & ~through),
-            lines.r_en.eq(goes & ~through & lined),
+            direct.eq(comes & whole & ~holds & ~some & ~shown),
+            last.eq(~entry.lined | (index == entry.more)),
+            put.en.eq(puts),
+            pushes.eq(puts & ~(direct & step)),
+            get.en.eq(~shown | (step & last)),
+            pulls.eq(some & get.en),
         ]
-        with m.If(step):
-            m.d.sync += [
-                self.packet.valid.eq(goes),
-                part.first.eq(index == 0),
-                part.last.eq(last),
-                part.has_line.eq(lined),
-                part.head.form.eq(
-                    Mux(lined, Array(form_code(n, 0) for n in range(LINES_MAX + 1))[shown.count], form_code(0, 0))
-                ),
-                part.head.source.eq(self.node),
-                part.head.target.eq(shown.source),
-                part.head.tag.eq(shown.tag),
-                part.head.first.eq(shown.count - 1),
-                part.head.status.eq(shown.status),
-                part.head.epoch.eq(shown.epoch),
-                part.line.eq(Mux(through, response.payload.data, lines.r_data)),
-            ]
-        with m.If(goes):
+        m.d.sync += [put.addr.eq(put.addr + pushes), get.addr.eq(get.addr + pulls)]
+        with m.If(get.en):
+            m.d.sync += shown.eq(some)
+        with m.If(pushes & ~pulls):
+            m.d.sync += [level.eq(level + 1), some.eq(1)]
+        with m.Elif(pulls & ~pushes):
+            m.d.sync += [level.eq(level - 1), some.eq(level != 1)]
+        with m.If(shown & step):
             m.d.sync += index.eq(Mux(last, 0, index + 1))
 
-        # Lines that were asked for, and have not gone.
-        under_way = Signal(range(self.lines + 1))
-        gone = Mux(goes, Mux(lined, 1, shown.count), 0)
-        m.d.sync += under_way.eq(under_way + groups.w_en - gone)
-        m.d.comb += room.eq((under_way != self.lines) & (asked < most))
+        # Until a line is shown it is read again and again, then the next one when it goes.
+        at_line, reads = Signal(range(self.lines)), Signal()
+        m.d.comb += [
+            reads.eq(shown & entry.lined),
+            put_line.data.eq(response.payload.data),
+            put_line.en.eq(comes),
+            get_line.addr.eq(at_line + reads),
+            get_line.en.eq(~reads | step),
+        ]
+        with m.If(comes & came.lined & ~(direct & step)):
+            m.d.sync += put_line.addr.eq(put_line.addr + 1)
+        with m.If(reads & step):
+            m.d.sync += at_line.eq(at_line + 1)
+
+        now, goes = Signal(_OFFERED), Signal()
+        m.d.comb += [
+            now.packet.eq(Mux(shown, entry.as_value(), put.data.as_value())),
+            now.line.eq(Mux(shown, get_line.data, response.payload.data)),
+            now.first.eq(index == 0),
+            now.last.eq(last | ~shown),
+            goes.eq(step & (shown | direct)),
+        ]
+        m.d.sync += gone.eq(Mux(goes, Mux(now.packet.lined, 1, now.packet.more + 1), 0))
+        self._offer(m, now, goes, step)
         with m.If(self.lost):
-            m.d.sync += [holds.eq(0), index.eq(0), under_way.eq(0), self.packet.valid.eq(0)]
+            m.d.sync += [register.eq(0) for register in (holds, some, shown, level, index, gone)]
+            m.d.sync += [address.eq(0) for address in (put.addr, get.addr, put_line.addr, at_line)]
+
+    def _offer(self, m, now, goes, step):
+        """Two parts, in a memory: who takes them moves an address, which is quick, and no line."""
+        m.submodules.offered = offered = memory.Memory(shape=_OFFERED, depth=2, init=[])
+        put, get = offered.write_port(), offered.read_port(domain="comb")
+        level, packet, given = Signal(range(3)), self.packet, get.data.packet
+        part, head = packet.payload, packet.payload.head
+        m.d.comb += [
+            step.eq(level != 2),
+            put.data.eq(now),
+            put.en.eq(step),
+            packet.valid.eq(level != 0),
+            part.first.eq(get.data.first),
+            part.last.eq(get.data.last),
+            part.has_line.eq(given.lined),
+            part.line.eq(get.data.line),
+            head.form.eq(
+                Mux(
+                    given.lined,
+                    Array(form_code(n + 1, 0) for n in range(RESPONSE_LINES))[given.more[:2]],
+                    form_code(0, 0),
+                )
+            ),
+            head.source.eq(self.node),
+            head.target.eq(given.source),
+            head.tag.eq(given.tag),
+            head.first.eq(given.more),
+            head.status.eq(given.status),
+            head.epoch.eq(given.epoch),
+        ]
+        takes = packet.valid & packet.ready
+        m.d.sync += [put.addr.eq(put.addr + goes), get.addr.eq(get.addr + takes), level.eq(level + goes - takes)]
+        with m.If(self.lost):
+            m.d.sync += [put.addr.eq(0), get.addr.eq(0), level.eq(0)]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from amaranth.hdl import *
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.lib.streams import observe
+from tessera.hw.lib.turns import one_of
 
 __all__ = ["RetryParameters", "RetryReceiver", "RetrySender"]
 
@@ -92,9 +92,9 @@ class RetryParameters:
 
     @property
     def sending(self):
-        """Layout of what is sent: a packet by its first cell and that one's place, its frame, whether it is not new."""
+        """Layout of what is sent: a packet, its first cell's place, its frame, whether it is not new."""
         place = range(self.places)
-        return data.StructLayout({**self.cell.members, "place": place, "frame": self.frame_bits, "again": 1})
+        return data.StructLayout({**self.packet.members, "place": place, "frame": self.frame_bits, "again": 1})
 
     @property
     def report(self):
@@ -120,7 +120,8 @@ class RetrySender(wiring.Component):
 
     A packet may be put into a class's cells, one by one, when the class has ``room``; with its last cell it is whole,
     and is offered on ``send`` two cycles later at the soonest, in the order of its class. Classes take turns, but
-    packets whose last frame was lost come before all others. At most one is offered each cycle.
+    packets whose last frame was lost come before all others, in the order in which they were found lost. At most one is
+    offered each cycle.
 
     A cell is free again when the other side has passed on what was in it.
 
@@ -134,11 +135,11 @@ class RetrySender(wiring.Component):
         Of each class: there are cells for a longest packet.
     next : :py:`Out(counts)`
         Number of the cell that is put next, of each class.
-    put : :py:`In(1)`, kind : :py:`In(kind)`, cells : :py:`In(range(longest + 1))`, last : :py:`In(1)`
-        A cell is in the sender's memory: the first of a packet of ``cells``, or with ``cells`` 0 a later one.
+    put : :py:`In(classes)`, cells : :py:`In(range(longest + 1))`, last : :py:`In(1)`
+        A cell of a class is put: the first one of a packet of ``cells``, or with ``cells`` 0 a later one.
     send : :py:`Out(stream.Signature(sending))`
-    frame : :py:`Out(frame_bits)`
-        Number of the next frame that is taken from ``send``.
+        A packet that is to be sent again is withdrawn when it has been passed on meanwhile; its frame's number is
+        lost.
     report : :py:`In(report)`
         What the other side tells. Losses are looked at one a cycle; told meanwhile, newer ones take their place.
     timed_out : :py:`Out(1)`
@@ -149,14 +150,12 @@ class RetrySender(wiring.Component):
         self.parameters = p = parameters
         super().__init__(
             {
-                "room": Out(len(p.cells)),
+                "room": Out(len(p.cells), init=(1 << len(p.cells)) - 1),
                 "next": Out(p.counts),
-                "put": In(1),
-                "kind": In(range(len(p.cells))),
+                "put": In(len(p.cells)),
                 "cells": In(range(p.longest + 1)),
                 "last": In(1),
                 "send": Out(stream.Signature(p.sending)),
-                "frame": Out(p.frame_bits),
                 "report": In(p.report),
                 "timed_out": Out(1),
             }
@@ -166,6 +165,8 @@ class RetrySender(wiring.Component):
             Array(Signal(p.cell_bits, name=f"{name}{n}") for n in range(len(p.cells)))
             for name in ("tail", "fresh", "head")
         )
+        # What is offered, if it is not passed on meanwhile; and a packet that is to be offered again.
+        self.offered, self.repeats, self.repeat = Signal(), Signal(), Signal(p.sending)
 
     @cached_property
     def lengths(self):
@@ -180,68 +181,34 @@ class RetrySender(wiring.Component):
         tail, fresh, head = self.tail, self.fresh, self.head
         report = self.report
         waiting = Signal(len(p.cells))
-        found, found_place = Signal(), Signal(range(p.places))
-        lengths, begins = [], []
+        looked_up = Signal(range(p.places))
+        lengths, lengths_there = [], []
         for n, size in enumerate(p.cells):
             m.submodules[f"lengths{n}"] = length = self.lengths[n]
             write = length.write_port()
             read, look = length.read_port(domain="comb"), length.read_port(domain="comb")
             lengths.append(read.data)
-            begins.append(look.data.any())
-            mine = self.put & (self.kind == n)
-            after = Signal(p.cell_bits, name=f"after{n}")
+            lengths_there.append(look.data)
+            mine, after = self.put[n], Signal(p.cell_bits, name=f"after{n}")
+            next_tail = Mux(report.classes[n], report.passed[n], tail[n])
             m.d.comb += [
                 after.eq(self.next[n] + 1),
-                self.room[n].eq((head[n] - tail[n])[: p.cell_bits] <= size - p.longest),
                 waiting[n].eq(head[n] != fresh[n]),
                 write.en.eq(mine),
                 write.addr.eq(self.next[n]),
                 write.data.eq(self.cells),
                 read.addr.eq(fresh[n]),
-                look.addr.eq(found_place),
+                look.addr.eq(looked_up),
+            ]
+            m.d.sync += [
+                tail[n].eq(next_tail),
+                self.room[n].eq((head[n] - next_tail)[: p.cell_bits] <= size - p.longest),
             ]
             with m.If(mine):
                 m.d.sync += self.next[n].eq(after)
                 with m.If(self.last):
                     m.d.sync += head[n].eq(after)
-            with m.If(report.classes[n]):
-                m.d.sync += tail[n].eq(report.passed[n])
-
-        # What each frame carried, and the frame that carried each cell last.
-        m.submodules.carried = carried = memory.Memory(shape=range(p.places), depth=1 << p.frame_bits, init=[])
-        m.submodules.frames = frames = memory.Memory(shape=p.frame_bits, depth=p.places, init=[])
-        carried_write, carried_read = carried.write_port(), carried.read_port()
-        frames_write, frames_read = frames.write_port(), frames.read_port()
-
-        # A frame is lost: what it carried is sent again, unless it has been since.
-        lost, last = Signal(p.history), Signal(p.frame_bits)
-        number = Signal(p.frame_bits)
-        rest = lost & (lost - 1)[: p.history]
-        with m.If(report.losses):
-            m.d.sync += [lost.eq(report.lost), last.eq(report.last)]
-        with m.Else():
-            m.d.sync += lost.eq(rest)
-        for n in reversed(range(p.history)):
-            with m.If(lost[n]):
-                m.d.comb += number.eq(last - n)
-        looked_at, matched = Signal(2), Signal(p.frame_bits)
-        numbers = [Signal(p.frame_bits, name=f"number{n}") for n in range(2)]
-        place = Signal(range(p.places))
-        m.d.sync += [
-            looked_at.eq(Cat(lost.any(), looked_at)),
-            numbers[0].eq(number),
-            numbers[1].eq(numbers[0]),
-            place.eq(carried_read.data),
-        ]
-        m.d.comb += [
-            carried_read.addr.eq(number),
-            carried_read.en.eq(1),
-            frames_read.addr.eq(carried_read.data),
-            frames_read.en.eq(1),
-            matched.eq(frames_read.data),
-        ]
-        repeat = Signal()
-        m.d.comb += repeat.eq(looked_at[1] & (matched == numbers[1]))
+                    m.d.sync += self.room[n].eq((after - next_tail)[: p.cell_bits] <= size - p.longest)
 
         # A class that does not move: its oldest packet. One class is looked at in a cycle.
         timer = Signal(p.timeout_bits)
@@ -255,47 +222,24 @@ class RetrySender(wiring.Component):
                 m.d.sync += stale[n].eq(1)
                 m.d.comb += [self.timed_out.eq(stale[n]), expired.eq(p.place(n, tail[n]))]
 
-        # The first of those to be sent again.
-        wanted = Signal(p.places)
-        take_found = Signal()
-        with m.If(~found | take_found):
-            m.d.sync += found.eq(wanted.any())
-            for n in reversed(range(p.places)):
-                with m.If(wanted[n]):
-                    m.d.sync += found_place.eq(n)
-        first = wanted & (~wanted + 1)[: p.places]
-        m.d.sync += wanted.eq(
-            wanted & ~Mux(~found | take_found, first, 0)
-            | Mux(repeat, 1 << place, 0)
-            | Mux(self.timed_out, 1 << expired, 0)
-        )
+        # What is offered, and what that is written down of it in the next cycle.
+        offered, offer, begun = self.offered, Signal(p.sending), Signal()
+        gone = Signal()
+        looking, queued = self._find_lost(m, begun, offer, expired)
+        pending = self._fetch_repeat(m, queued, looked_up, lengths_there)
 
-        # What is offered.
-        offered, offer = Signal(), Signal(p.sending)
         next_frame = Signal(p.frame_bits)
         heard = Signal(p.frame_bits, init=-1)
         with m.If(report.frames):
             m.d.sync += heard.eq(report.last)
-        open_ = Signal()
-        m.d.comb += open_.eq((next_frame - heard)[: p.frame_bits] <= p.window)
-        m.d.comb += [self.send.valid.eq(offered), self.send.payload.eq(offer)]
-        observe(m, self.send)
-        load, old, new = Signal(), Signal(p.sending), Signal(p.sending)
-        chosen = Signal()
-        m.d.comb += load.eq(~offered | self.send.ready)
-
-        kept = Signal()
-        for n, size in enumerate(p.cells):
-            base, index = p.base(n), found_place & (size - 1)
-            # The cell at this place that may still be wanted, if a packet begins there now.
-            behind = (index - tail[n]) & (size - 1)
-            with m.If((found_place >= base) & (found_place < base + size)):
-                m.d.comb += [
-                    old.kind.eq(n),
-                    old.cell.eq(tail[n] + behind),
-                    kept.eq(begins[n] & (behind < (fresh[n] - tail[n])[: p.cell_bits])),
-                ]
-        m.d.comb += [old.place.eq(found_place), old.again.eq(1)]
+        load, new, chosen = Signal(), Signal(p.sending), Signal()
+        m.d.comb += [
+            self.send.valid.eq(offered & ~gone),
+            self.send.payload.eq(offer),
+            load.eq(
+                (~offered | gone | self.send.ready) & ((next_frame - heard)[: p.frame_bits] <= p.window) & ~looking
+            ),
+        ]
 
         turn = Signal(range(len(p.cells)))
         m.d.comb += new.kind.eq(turn)
@@ -306,41 +250,132 @@ class RetrySender(wiring.Component):
                         candidate = (n + 1 + k) % len(p.cells)
                         with m.If(waiting[candidate]):
                             m.d.comb += new.kind.eq(candidate)
-        m.d.comb += [new.cell.eq(fresh[new.kind]), new.place.eq(p.place(new.kind, new.cell))]
-
-        m.d.comb += take_found.eq(load & open_)
+        m.d.comb += [
+            new.cell.eq(fresh[new.kind]),
+            new.cells.eq(Array(lengths)[new.kind]),
+            new.place.eq(p.place(new.kind, new.cell)),
+            chosen.eq(load & (self.repeats | ~pending & waiting.any())),
+        ]
+        m.d.sync += begun.eq(chosen)
         with m.If(load):
-            m.d.sync += offered.eq(chosen)
-            with m.If(open_ & found):
-                m.d.comb += chosen.eq(kept)
-                m.d.sync += offer.eq(old)
-            with m.Elif(open_ & waiting.any()):
-                m.d.comb += chosen.eq(1)
-                m.d.sync += [offer.eq(new), turn.eq(new.kind)]
+            m.d.sync += [offered.eq(chosen), offer.eq(Mux(self.repeats, self.repeat.as_value(), new.as_value()))]
+            m.d.sync += offer.frame.eq(next_frame)
+        with m.Elif(gone | self.send.ready):
+            m.d.sync += offered.eq(0)
+        with m.If(chosen):
+            m.d.sync += next_frame.eq(next_frame + 1)
+            with m.If(self.repeats):
+                m.d.sync += self.repeats.eq(0)
+            with m.Else():
+                m.d.sync += turn.eq(new.kind)
                 for n in classes:
                     with m.If(new.kind == n):
                         m.d.sync += fresh[n].eq(fresh[n] + lengths[n])
-            m.d.sync += offer.frame.eq(next_frame)
-        with m.If(chosen):
-            m.d.sync += next_frame.eq(next_frame + 1)
-        m.d.comb += [
-            carried_write.en.eq(chosen),
-            carried_write.addr.eq(next_frame),
-            carried_write.data.eq(Mux(found, old.place, new.place)),
-            frames_write.en.eq(chosen),
-            frames_write.addr.eq(carried_write.data),
-            frames_write.data.eq(next_frame),
-            self.frame.eq(Mux(offered, offer.frame, next_frame)),
-        ]
+
+        # Cells that were passed on in this cycle may be written in it: from the next one on the packet is not sent.
+        # What may still be wanted is less than half of the numbers ahead, and what is not, is as little behind.
+        def passed_on(one):
+            return (one.cell - tail[one.kind])[p.cell_bits - 1]
+
+        m.d.sync += gone.eq(Mux(load, self.repeats & passed_on(self.repeat), passed_on(offer)))
         return m
+
+    def _find_lost(self, m, begun, offer, expired):
+        """Places of packets whose last frame was lost, each once: whether they are looked for, and a queue of them.
+
+        A frame that is lost is looked up with what it carried, that with the frame that carried it last. What is queued
+        is marked there, until it is sent again.
+        """
+        p = self.parameters
+        report = self.report
+        place, number = range(p.places), p.frame_bits
+        of_place = data.StructLayout({"frame": number, "there": 1})
+        m.submodules.carried = carried = memory.Memory(shape=place, depth=1 << p.frame_bits, init=[])
+        m.submodules.frames = frames = memory.Memory(shape=of_place, depth=p.places, init=[])
+        m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=Shape.cast(place).width, depth=p.places)
+
+        lost, last = Signal(p.history), Signal(number)
+        oldest_first = lost[::-1]
+        oldest = (oldest_first & (~oldest_first + 1)[: p.history])[::-1]
+        ages = range(p.history)
+        age = Cat(Cat(oldest[n] for n in ages if n >> bit & 1).any() for bit in range((p.history - 1).bit_length()))
+        with m.If(report.losses):
+            m.d.sync += [lost.eq(report.lost), last.eq(report.last)]
+        with m.Elif(~self.timed_out):
+            m.d.sync += lost.eq(lost & ~oldest)
+
+        # A place that timed out goes the same way, whichever frame it was in.
+        stage = data.StructLayout({"valid": 1, "expired": 1, "frame": number, "place": place})
+        looks, finds, found = (Signal(stage, name=name) for name in ("looks", "finds", "found"))
+        carried_write, carried_read = carried.write_port(), carried.read_port()
+        frames_write, frames_read = frames.write_port(), frames.read_port()
+        where, queues = Signal(place), Signal()
+        # What was queued while this one was looked up.
+        newest, newest_valid = Signal(place), Signal()
+        m.d.sync += [newest.eq(found.place), newest_valid.eq(queues)]
+        m.d.comb += where.eq(Mux(finds.expired, finds.place, carried_read.data))
+        m.d.sync += [
+            looks.valid.eq(self.timed_out | lost.any()),
+            looks.expired.eq(self.timed_out),
+            looks.frame.eq(last - age),
+            looks.place.eq(expired),
+            finds.eq(looks),
+            found.eq(finds),
+            found.place.eq(where),
+        ]
+        m.d.comb += [
+            carried_read.addr.eq(looks.frame),
+            frames_read.addr.eq(where),
+            queues.eq(
+                found.valid
+                & frames_read.data.there
+                & (found.expired | (frames_read.data.frame == found.frame))
+                & ~(newest_valid & (newest == found.place))
+            ),
+            queue.w_en.eq(queues),
+            queue.w_data.eq(found.place),
+            # Nothing is begun while one is looked up, so that these do not meet.
+            carried_write.en.eq(begun),
+            carried_write.addr.eq(offer.frame),
+            carried_write.data.eq(offer.place),
+            frames_write.en.eq(begun | queues),
+            frames_write.addr.eq(Mux(begun, offer.place, found.place)),
+            frames_write.data.frame.eq(offer.frame),
+            frames_write.data.there.eq(begun),
+        ]
+        return looks.valid | finds.valid, queue
+
+    def _fetch_repeat(self, m, queue, looked_up, lengths):
+        """The next of the queue, if it is still to be sent, in ``repeat``; whether there are any."""
+        p = self.parameters
+        fetched, kept = Signal(), Signal()
+        old = Signal(p.sending)
+        for n, size in enumerate(p.cells):
+            base, index = p.base(n), looked_up & (size - 1)
+            # The cell at this place that may still be wanted, if a packet begins there now.
+            behind = (index - self.tail[n]) & (size - 1)
+            with m.If((looked_up >= base) & (looked_up < base + size)):
+                m.d.comb += [
+                    old.kind.eq(n),
+                    old.cell.eq(self.tail[n] + behind),
+                    old.cells.eq(lengths[n]),
+                    kept.eq(lengths[n].any() & (behind < (self.fresh[n] - self.tail[n])[: p.cell_bits])),
+                ]
+        m.d.comb += [old.place.eq(looked_up), old.again.eq(1), queue.r_en.eq(~fetched)]
+        with m.If(~fetched):
+            m.d.sync += [fetched.eq(queue.r_rdy), looked_up.eq(queue.r_data)]
+        with m.Elif(~self.repeats):
+            m.d.sync += [fetched.eq(0), self.repeats.eq(kept), self.repeat.eq(old)]
+        return fetched | self.repeats | (queue.level != 0)
 
 
 class RetryReceiver(wiring.Component):
     """Says which packets are new, which class's next packet is there, and which frames were lost.
 
-    A packet whose CRC is right is ``asked`` about: ``accept`` says in the same cycle that it is new, and stays until it
-    is ``stored``. No other packet may be asked about in between. ``ready`` tells of each class, from the next cycle
-    on, that its next packet is stored; ``pass_`` passes it on.
+    A packet whose CRC is right is ``asked`` about: ``accept`` says in the same cycle whether it may be put into its
+    cells. It is ``stored`` when all of it is there; no other packet may be asked about in between. ``ready`` tells of
+    each class, from the next cycle on, that its next packet is stored. It is taken, and passed on when its cells have
+    been read.
 
     Parameters
     ----------
@@ -349,9 +384,13 @@ class RetryReceiver(wiring.Component):
     Members
     -------
     asked : :py:`In(packet)`, accept : :py:`Out(1)`, store : :py:`In(1)`
-        A packet; it is new, and its cells are free; it is stored, which only an accepted one may be.
-    ready : :py:`Out(classes)`, pass_ : :py:`In(1)`, passed : :py:`In(packet)`
-        The next packet of a class is there; it is passed on, so that its cells are free. Its ``cell`` is not looked at.
+        A packet; it is new, or the same is in its cells already; all of it is there.
+    ready : :py:`Out(classes)`, next : :py:`Out(data.ArrayLayout(packet, classes))`, take : :py:`In(classes)`
+        The next packet of a class is there; which one; it is taken.
+    pass_ : :py:`In(1)`, passed : :py:`In(packet)`
+        A packet that was taken is passed on, so that its cells are free. Its ``cell`` is not looked at.
+    double : :py:`Out(1)`
+        What was to be stored in the cycle before had come before.
     framed : :py:`In(1)`, frame : :py:`In(frame_bits)`
         A packet came whose frame had this number.
     behind : :py:`In(1)`
@@ -369,7 +408,10 @@ class RetryReceiver(wiring.Component):
                 "asked": In(p.packet),
                 "accept": Out(1),
                 "store": In(1),
+                "double": Out(1),
                 "ready": Out(len(p.cells)),
+                "next": Out(data.ArrayLayout(p.packet, len(p.cells))),
+                "take": In(len(p.cells)),
                 "pass_": In(1),
                 "passed": In(p.packet),
                 "framed": In(1),
@@ -382,32 +424,74 @@ class RetryReceiver(wiring.Component):
                 "told": In(1),
             }
         )
-        # Packets that wait to be passed on, by their first cells.
+        # Packets that wait to be taken, by their first cells.
         self.stored = [Signal(size, name=f"stored{n}") for n, size in enumerate(p.cells)]
+        self.recent, self.stores = Signal(p.packet), Signal()
+
+    @cached_property
+    def lengths(self):
+        """For each class, by cell: how many cells the packet has that is stored there."""
+        p = self.parameters
+        return [memory.Memory(shape=range(p.longest + 1), depth=size, init=[]) for size in p.cells]
 
     def elaborate(self, platform):
         m = Module()
-        p = self.parameters
-        asked, passed = self.asked, self.passed
-        for n, size in enumerate(p.cells):
-            stored = self.stored[n]
-            count = Signal(p.cell_bits, name=f"count{n}")
-            index, low = asked.cell & (size - 1), count & (size - 1)
-            fits = (asked.cell - count)[: p.cell_bits] + asked.cells <= size
-            mine, going = Signal(name=f"mine{n}"), Signal(name=f"going{n}")
-            m.d.comb += [
-                self.counts[n].eq(count),
-                self.ready[n].eq(stored.bit_select(low, 1)),
-                mine.eq(self.store & (asked.kind == n)),
-                going.eq(self.pass_ & (passed.kind == n)),
-            ]
-            with m.If(asked.kind == n):
-                m.d.comb += self.accept.eq(fits & ~stored.bit_select(index, 1))
-            with m.If(going):
-                m.d.sync += count.eq(count + passed.cells)
-            m.d.sync += stored.eq(stored & ~Mux(going, 1 << low, 0) | Mux(mine, 1 << index, 0))
+        # What was stored is written down a cycle later.
+        m.d.sync += [self.recent.eq(self.asked), self.stores.eq(self.store)]
+        for n in range(len(self.parameters.cells)):
+            self._order(m, n)
+        self._see_losses(m)
+        return m
 
-        # Frames from the last one to this one that did not come are lost.
+    def _order(self, m, n):
+        """Of a class: what is new, and what is next."""
+        p = self.parameters
+        size, stored, asked, recent = p.cells[n], self.stored[n], self.asked, self.recent
+        m.submodules[f"lengths{n}"] = lengths = self.lengths[n]
+        write, read = lengths.write_port(), lengths.read_port(domain="comb")
+        # 0 cells if it is not ready.
+        next_, count = self.next[n], self.counts[n]
+        stores, comes, came = (Signal(name=f"{name}{n}") for name in ("stores", "comes", "came"))
+
+        def is_ahead(packet):
+            # What is behind is at least a class's size away, modulo all numbers.
+            return (packet.cell - next_.cell)[: p.cell_bits] < size
+
+        following, there = Signal(p.cell_bits, name=f"following{n}"), Signal(name=f"there{n}")
+        m.d.comb += [
+            next_.kind.eq(n),
+            stores.eq(self.stores & (recent.kind == n) & is_ahead(recent)),
+            write.en.eq(stores),
+            write.addr.eq(recent.cell),
+            write.data.eq(recent.cells),
+            # The next one, or when it is taken the one behind it. If it comes at this moment, it is new, or it is there
+            # as well and has the same length.
+            following.eq(next_.cell + next_.cells),
+            read.addr.eq(following),
+            comes.eq(self.store & (asked.kind == n) & (asked.cell == following)),
+            came.eq(stores & (recent.cell == following)),
+            there.eq(stored.bit_select(following & (size - 1), 1)),
+        ]
+        with m.If(asked.kind == n):
+            m.d.comb += self.accept.eq(is_ahead(asked))
+        with m.If(recent.kind == n):
+            known = stored.bit_select(recent.cell & (size - 1), 1)
+            m.d.comb += self.double.eq(self.stores & ~(stores & ~known))
+        with m.If(self.take[n] | ~self.ready[n]):
+            found = (comes, asked.cells), (came, recent.cells), (there, read.data)
+            m.d.sync += [
+                self.ready[n].eq(comes | came | there),
+                next_.cell.eq(following),
+                next_.cells.eq(one_of(*zip(*found, strict=True))),
+            ]
+        put = Mux(stores, 1 << (recent.cell & (size - 1)), 0)
+        m.d.sync += stored.eq((stored | put) & ~Mux(self.take[n], 1 << (next_.cell & (size - 1)), 0))
+        with m.If(self.pass_ & (self.passed.kind == n)):
+            m.d.sync += count.eq(count + self.passed.cells)
+
+    def _see_losses(self, m):
+        """Frames from the last one to this one that did not come are lost."""
+        p = self.parameters
         ahead = Signal(p.frame_bits)
         forward = Signal()
         m.d.comb += [ahead.eq(self.frame - self.last - self.behind), forward.eq(self.framed & (ahead != 0))]
@@ -428,4 +512,3 @@ class RetryReceiver(wiring.Component):
             m.d.sync += [unsaid.eq(0), since.eq(unsaid)]
         with m.Elif(forward & (since != 0) & ~due):
             m.d.sync += since.eq(since + 1)
-        return m

@@ -4,9 +4,11 @@ from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.lib.arbiter import RoundRobin
-from tessera.hw.lib.streams import observe
+from tessera.hw.lib.queue import PassingQueue
+from tessera.hw.lib.streams import connect
+from tessera.hw.lib.turns import Turns, one_of
 from tessera.hw.link.cells import Cells
+from tessera.hw.link.crc import PacketCrc
 from tessera.hw.link.packet import CLASSES, CheckedPart, Kind, Part, StatusHead, form_code
 from tessera.hw.link.retry import RetrySender
 
@@ -22,13 +24,19 @@ class PacketSender(wiring.Component):
     """Keeps the packets of all classes until the other side has passed them on, and sends them.
 
     One part is taken each cycle, from the classes in turns; of a packet only when its class has room for a longest one.
-    It is offered on ``o`` four cycles after its last part was taken, or behind others. A ``Status`` goes
+    It is offered on ``o`` six cycles after its last part was taken, or behind others. A ``Status`` goes
     before the next packet when a loss is to be told, and every :data:`IDLE_CYCLES` cycles while there is none.
+
+    From the choice of what is sent next to ``o`` nothing ever waits: no more parts are on the way there than what
+    cannot be taken from ``o`` has room in a queue.
 
     Parameters
     ----------
     parameters : :class:`RetryParameters`
         Of six classes.
+    under_way : int
+        Parts that may have been chosen and not been taken from ``o``, 2 to 16. More than five are of no use to who
+        takes one each cycle, and make a ``Status`` wait longer for one who does not.
 
     Members
     -------
@@ -36,7 +44,7 @@ class PacketSender(wiring.Component):
         Packets of each class, each without a part of another one in between. Of the heads, the fields of retry and
         credits (``kind``, ``frame``, ``cell``, ``counted``, ``count``) are set here.
     o : :py:`Out(stream.Signature(CheckedPart))`
-        ``crc`` is 0.
+        With the packet's CRC.
     report : :py:`In(parameters.report)`
         What the other side tells.
     counts, last, lost, tell : In, told : Out
@@ -44,15 +52,18 @@ class PacketSender(wiring.Component):
     timed_out : :py:`Out(1)`
         As of :class:`RetrySender`.
     begun, again : :py:`Out(1)`
-        A packet leaves ``o``, for the first time or not.
+        A packet is chosen, for the first time or not.
     stalled : :py:`Out(6)`
         A class has a packet to take, and no room.
     """
 
-    def __init__(self, parameters):
+    def __init__(self, parameters, under_way=5):
         if len(parameters.cells) != CLASSES:
             raise ValueError(f"cells are {parameters.cells}; {CLASSES} classes expected")
-        self.parameters = p = parameters
+        if not 2 <= under_way <= 16:
+            raise ValueError(f"under_way is {under_way}; 2 to 16 expected")
+        self.parameters, self.under_way = parameters, under_way
+        p = parameters
         super().__init__(
             {
                 **{f"i{n}": In(stream.Signature(Part)) for n in range(CLASSES)},
@@ -75,46 +86,108 @@ class PacketSender(wiring.Component):
         p = self.parameters
         m.submodules.retry = retry = RetrySender(p)
         m.submodules.cells = cells = Cells(p, extra=data.StructLayout({"frame": p.frame_bits, "again": 1}))
+        m.submodules.crc = crc = PacketCrc()
+        m.submodules.queue = queue = PassingQueue(CheckedPart, 1 << (self.under_way - 1).bit_length())
         m.d.comb += [retry.report.eq(self.report), self.timed_out.eq(retry.timed_out)]
+        self._keep(m, retry, cells)
 
-        # Parts into cells.
-        item = data.StructLayout({"kind": range(CLASSES), "part": Part})
-        m.submodules.turns = turns = RoundRobin(item, CLASSES)
-        for n in range(CLASSES):
-            i, turn = getattr(self, f"i{n}"), getattr(turns, f"i{n}")
-            m.d.comb += [
-                turn.valid.eq(i.valid & retry.room[n]),
-                turn.payload.kind.eq(n),
-                turn.payload.part.eq(i.payload),
-                i.ready.eq(turn.ready & retry.room[n]),
-                self.stalled[n].eq(i.valid & ~retry.room[n]),
-            ]
-        kind, part = turns.o.payload.kind, turns.o.payload.part
-        lines = part.head.form[:4]
+        # Of the parts under way there is room for all in the queue.
+        under_way, may = Signal(range(self.under_way + 1)), Signal()
+        choose_status, is_status = Signal(), Signal()
+        begins, goes = Signal(), Signal()
         m.d.comb += [
-            turns.o.ready.eq(1),
-            retry.put.eq(turns.o.valid),
-            retry.kind.eq(kind),
-            retry.cells.eq(Mux(part.first, Mux(lines == 0, 1, lines), 0)),
-            retry.last.eq(part.last),
-            cells.put.eq(turns.o.valid),
-            cells.cell.kind.eq(kind),
-            cells.cell.cell.eq(Array(retry.next)[kind]),
-            cells.part.eq(part),
+            may.eq(under_way != self.under_way),
+            goes.eq(choose_status | may & (cells.busy | begins)),
         ]
+        m.d.sync += under_way.eq(under_way + goes - (self.o.valid & self.o.ready))
 
-        # Cells into packets.
-        asked = cells.i.payload
+        # A Status or a packet.
+        idle = Signal(range(IDLE_CYCLES))
+        urgent, asked = Signal(), cells.i.payload
         m.d.comb += [
+            # One that is on the way to the heads takes what it has to tell with it there.
+            urgent.eq(self.tell & ~is_status),
+            choose_status.eq(may & ~cells.busy & (urgent | (idle == IDLE_CYCLES - 1) & ~retry.send.valid)),
+            cells.go.eq(may & ~choose_status),
             cells.i.valid.eq(retry.send.valid),
             retry.send.ready.eq(cells.i.ready),
-            asked.cell.kind.eq(retry.send.payload.kind),
-            asked.cell.cell.eq(retry.send.payload.cell),
-            asked.extra.frame.eq(retry.send.payload.frame),
-            asked.extra.again.eq(retry.send.payload.again),
+            begins.eq(cells.i.valid & cells.i.ready),
+            *(asked[name].eq(retry.send.payload[name]) for name in ("kind", "cell", "cells", "place")),
+            *(asked.extra[name].eq(retry.send.payload[name]) for name in ("frame", "again")),
+            self.begun.eq(begins & ~retry.send.payload.again),
+            self.again.eq(begins & retry.send.payload.again),
+            self.told.eq(is_status),
+        ]
+        m.d.sync += is_status.eq(choose_status)
+        with m.If(choose_status):
+            m.d.sync += idle.eq(0)
+        with m.Elif(idle != IDLE_CYCLES - 1):
+            m.d.sync += idle.eq(idle + 1)
+
+        # Heads say what is known when they leave the cells.
+        given = cells.o.payload
+        counted, count = self._counts(m, cells.o.valid & given.part.first)
+        next_frame, status = Signal(p.frame_bits), Signal(StatusHead)
+        with m.If(cells.o.valid):
+            m.d.sync += next_frame.eq(given.extra.frame + 1)
+        m.d.comb += [
+            status.form.eq(form_code(0, 1)),
+            status.kind.eq(Kind.Status),
+            status.frame.eq(next_frame),
+            status.last_frame.eq(self.last),
+            status.lost.eq(self.lost),
+            status.counted.eq(0),
+            status.count.eq(self.counts[0]),
+            *(status.counts[n].eq(self.counts[n + 1]) for n in range(CLASSES - 1)),
+        ]
+        i, part = crc.i, crc.i.payload.part
+        m.d.sync += [i.valid.eq(cells.o.valid | is_status), part.eq(given.part)]
+        with m.If(is_status):
+            m.d.sync += [part.first.eq(1), part.last.eq(1), part.has_body.eq(1), part.has_line.eq(0)]
+            m.d.sync += Cat(part.head.as_value(), part.body).eq(status)
+        with m.Else():
+            m.d.sync += [
+                part.head.frame.eq(given.extra.frame),
+                part.head.cell.eq(given.cell),
+                part.head.counted.eq(counted),
+                part.head.count.eq(count),
+            ]
+        # No joint before the queue: what comes does not wait.
+        m.d.comb += [queue.i.valid.eq(crc.o.valid), queue.i.payload.eq(crc.o.payload), crc.o.ready.eq(1)]
+        connect(m, queue.o, self.o)
+        return m
+
+    def _keep(self, m, retry, cells):
+        """Parts of all classes into cells: numbered at once, and written in the next cycle."""
+        p, classes = self.parameters, range(CLASSES)
+        m.submodules.turns = turns = Turns(CLASSES)
+        inputs = [getattr(self, f"i{n}") for n in classes]
+        parts, chosen = [Signal(Part, name=f"part{n}") for n in classes], Signal(CLASSES)
+
+        def cells_of(part):
+            lines = part.head.form[:4]
+            return Mux(part.first, Mux(lines == 0, 1, lines), 0)
+
+        m.d.comb += [
+            turns.wants.eq(Cat(i.valid for i in inputs) & retry.room),
+            turns.go.eq(1),
+            *(i.ready.eq(turns.chosen[n]) for n, i in enumerate(inputs)),
+            self.stalled.eq(Cat(i.valid for i in inputs) & ~retry.room),
+            retry.put.eq(turns.chosen),
+            retry.cells.eq(one_of(turns.chosen, [cells_of(i.payload) for i in inputs])),
+            retry.last.eq(one_of(turns.chosen, [i.payload.last for i in inputs])),
+            cells.put.eq(chosen.any()),
+            Value.cast(cells.part).eq(one_of(chosen, parts)),
+        ]
+        m.d.sync += [
+            chosen.eq(turns.chosen),
+            *(part.eq(i.payload) for part, i in zip(parts, inputs)),
+            cells.place.eq(one_of(turns.chosen, [p.place(n, retry.next[n]) for n in classes])),
         ]
 
-        # What a head tells: by turns a count that has changed since it was told, and any.
+    def _counts(self, m, told_head):
+        """What a head tells: by turns a count that has changed since it was told, and any."""
+        p = self.parameters
         counts = [self.counts[n] for n in range(CLASSES)]
         told = Signal(data.ArrayLayout(p.cell_bits, CLASSES))
         turn, changed_turn, any_turn = Signal(), Signal(range(_FRAMES + 1)), Signal(range(_FRAMES + 1), init=_FRAMES)
@@ -128,72 +201,9 @@ class PacketSender(wiring.Component):
                 m.d.comb += next_changed.eq(n % CLASSES)
         by_number = Array([*counts, self.last, self.last])
         chosen = Mux(turn, next_changed, any_turn)
-        given, told_head = cells.o.payload, Signal()
-        waits, waited = Signal(), Signal()
-        urgent, status_waited = Signal(), Signal()
         with m.If(told_head):
             m.d.sync += [turn.eq(~turn), any_turn.eq(Mux(any_turn == CLASSES - 1, _FRAMES, any_turn + 1))]
             with m.If(counted != _FRAMES):
                 m.d.sync += [told[counted].eq(count), changed_turn.eq(counted)]
-        # It holds still while a head waits.
-        with m.If(~waits):
-            m.d.sync += [counted.eq(chosen), count.eq(by_number[chosen])]
-
-        # A Status, with the number of the packet that comes behind it.
-        status, status_valid = Signal(StatusHead), Signal()
-        next_frame, amid_packet = Signal(p.frame_bits), Signal()
-        idle = Signal(range(IDLE_CYCLES))
-        take_status, choose_status = Signal(), Signal()
-        idle_due = (idle == IDLE_CYCLES - 1) & ~cells.o.valid & ~amid_packet
-        # What is in one follows the counts until it is offered: it may have to wait for packets.
-        fixed = choose_status & ~take_status
-        m.d.comb += self.told.eq((self.tell | idle_due) & ~fixed)
-        with m.If(~fixed):
-            m.d.sync += [
-                status_valid.eq(self.told | (status_valid & ~take_status)),
-                urgent.eq(self.tell | (urgent & ~take_status)),
-                status.form.eq(form_code(0, 1)),
-                status.kind.eq(Kind.Status),
-                status.last_frame.eq(self.last),
-                status.lost.eq(self.lost),
-                status.counted.eq(0),
-                status.count.eq(counts[0]),
-                *(status.counts[n].eq(counts[n + 1]) for n in range(CLASSES - 1)),
-            ]
-        with m.If(self.told):
-            m.d.sync += idle.eq(0)
-        with m.Else():
-            m.d.sync += idle.eq(Mux(idle == IDLE_CYCLES - 1, idle, idle + 1))
-
-        m.d.comb += [
-            # One that tells of no loss can wait for what there is to send.
-            choose_status.eq(status_valid & ~amid_packet & ~waited & (urgent | status_waited | ~cells.o.valid)),
-            self.o.valid.eq(choose_status | cells.o.valid),
-            cells.o.ready.eq(~choose_status & self.o.ready),
-            take_status.eq(choose_status & self.o.ready),
-            told_head.eq(cells.o.valid & cells.o.ready & given.part.first),
-            self.begun.eq(told_head & ~given.extra.again),
-            self.again.eq(told_head & given.extra.again),
-        ]
-        m.d.comb += waits.eq(cells.o.valid & ~choose_status & ~self.o.ready)
-        m.d.sync += [waited.eq(waits), status_waited.eq(choose_status & ~self.o.ready)]
-        part = self.o.payload.part
-        with m.If(choose_status):
-            announced = Signal(StatusHead)
-            m.d.comb += [announced.eq(status), announced.frame.eq(next_frame)]
-            m.d.comb += [part.first.eq(1), part.last.eq(1), part.has_body.eq(1)]
-            m.d.comb += Cat(part.head.as_value(), part.body).eq(announced)
-        with m.Else():
-            m.d.comb += [
-                part.eq(given.part),
-                part.head.frame.eq(given.extra.frame),
-                part.head.cell.eq(given.cell.cell),
-                part.head.counted.eq(counted),
-                part.head.count.eq(count),
-            ]
-        with m.If(cells.o.valid & cells.o.ready):
-            m.d.sync += amid_packet.eq(~given.part.last)
-            with m.If(given.part.first):
-                m.d.sync += next_frame.eq(given.extra.frame + 1)
-        observe(m, self.o)
-        return m
+        m.d.sync += [counted.eq(chosen), count.eq(by_number[chosen])]
+        return counted, count

@@ -15,6 +15,22 @@ _SPAN = -(-(PART_WORDS_MAX + BLOCK_WORDS - 1) // BLOCK_WORDS)
 """Blocks in which a part lies at the most."""
 _QUEUE = 16
 """Stripes that may wait; no order of packets is known by which more than 6 do."""
+_SLICES = 4
+"""Parts of a word's bits, which are treated alike."""
+
+
+def _found(rows):
+    return data.StructLayout(
+        {
+            # Of each column, the row of the part's first word.
+            "columns": data.ArrayLayout(rows, BLOCK_WORDS),
+            "place": range(BLOCK_WORDS),
+            "first": 1,
+            "last": 1,
+            "body": 1,
+            "has_line": 1,
+        }
+    )
 
 
 class Unpacker(wiring.Component):
@@ -109,69 +125,22 @@ class Unpacker(wiring.Component):
                 "started": data.ArrayLayout(self._start, BLOCK_WORDS),
             }
         )
-        come = [Signal(row, name=f"come{n}") for n in range(self.lanes)]
-        come_valid, come_used, come_ready = Signal(), Signal.like(self.used), Signal()
-
-        filling = self.i.payload[0].start & decode_form(m, self.i.payload[0].words[0][:10]).fill
-        wanted, next_ready = self.i.valid & ~filling, ~come_valid | come_ready
-        next_valid, next_blocks, next_used = wanted, self.i.payload, C(1, 1)
-        if self.lanes == 1:
-            # None ever has to wait.
-            m.d.comb += self.i.ready.eq(next_ready)
-        else:
-            layout = data.StructLayout({"blocks": self.i.payload.shape(), "used": self.used.shape()})
-            m.submodules.queue = queue = fifo.SyncFIFO(width=layout.size, depth=_QUEUE)
-            m.d.comb += [
-                self.i.ready.eq(queue.w_rdy),
-                queue.w_en.eq(wanted),
-                queue.w_data.eq(Cat(self.i.payload, self.used)),
-                queue.r_en.eq(next_ready),
-            ]
-            oldest = data.View(layout, queue.r_data)
-            next_valid, next_blocks, next_used = queue.r_rdy, oldest.blocks, oldest.used
-        with m.If(next_ready):
-            m.d.sync += [come_valid.eq(next_valid), come_used.eq(next_used)]
-            for n, new in enumerate(come):
-                m.d.sync += [new.start.eq(next_blocks[n].start), new.words.eq(next_blocks[n].words)]
-                for place in range(BLOCK_WORDS):
-                    form = decode_form(m, next_blocks[n].words[place][:10])
-                    behind = (next_used - 1 - n)[:2] if self.lanes > 1 else 0
-                    m.d.sync += new.started[place].eq(self._started(m, form, place, behind))
-
-        # Blocks, the oldest first, and behind them those that come: as many as it takes that parts need not wait.
-        size = _SPAN - 1 + min(self.lanes, 2) + self.lanes
+        # A ring of blocks: as many as it takes that parts need not wait. Rows are chosen by bits that are known when a
+        # cycle begins, and what is in them never moves.
+        size = -(-(_SPAN - 1 + min(self.lanes, 2) + 2 * self.lanes) // self.lanes) * self.lanes
         rows = [Signal(row, name=f"row{n}") for n in range(size)]
-        held, drop = Signal(range(size + 1)), Signal(range(max(_SPAN, self.lanes + 1)))
-        m.d.comb += come_ready.eq(held <= size - self.lanes)
-        turned = [Signal(row, name=f"turned{n}") for n in range(self.lanes)]
-        with m.Switch(held[: self.lanes.bit_length() - 1]):
-            for n in range(self.lanes):
-                with m.Case(n):
-                    m.d.comb += [turned[(n + k) % self.lanes].eq(come[k]) for k in range(self.lanes)]
-        ahead = [Signal(row, name=f"ahead{n}") for n in range(size)]
-        for n in range(size):
-            m.d.comb += ahead[n].eq(Mux(held > n, Value.cast(rows[n]), Value.cast(turned[n % self.lanes])))
-            m.d.sync += rows[n].eq(ahead[n])
-            with m.Switch(drop):
-                for k in range(1, min(size - n, max(_SPAN, self.lanes + 1))):
-                    with m.Case(k):
-                        m.d.sync += rows[n].eq(ahead[n + k])
-        total = Signal.like(held)
-        m.d.comb += total.eq(held + Mux(come_valid & come_ready, come_used, 0))
-        m.d.sync += held.eq(total)
-        with m.Switch(drop):
-            for k in range(1, max(_SPAN, self.lanes + 1)):
-                with m.Case(k):
-                    m.d.sync += held.eq(total - k)
+        room = Signal(init=1)
+        came, used = self._write(m, rows, room)
 
-        # The chain: where the next part is in the oldest block, and how many are left of a packet begun. Its bit of
+        # The chain: in which row the next part begins, where in it, and how many are left of a packet begun. Its bit of
         # ``starts`` is set if a packet begins there, none if one goes on or the chain is lost.
-        lost, doubted = Signal(init=1), Signal()
-        starts, place, left = Signal(BLOCK_WORDS), Signal(range(BLOCK_WORDS)), Signal(range(LINES_MAX))
+        at, place, left = Signal(size, init=1), Signal(range(BLOCK_WORDS)), Signal(range(LINES_MAX))
+        starts, lost, doubted = Signal(BLOCK_WORDS), Signal(init=1), Signal()
+        start = [_chosen(at, [rows[(n + k) % size].start for n in range(size)]) for k in range(_SPAN)]
         first, goes_on, next_lost = Signal(), Signal(self._start), Signal()
         m.d.comb += first.eq(left == 0)
         with m.If(lost):
-            m.d.comb += [goes_on.fill.eq(1), goes_on.last.eq(1), goes_on.end[3].eq(~rows[0].start)]
+            m.d.comb += [goes_on.fill.eq(1), goes_on.last.eq(1), goes_on.end[3].eq(~start[0])]
         with m.Elif(~first):
             m.d.comb += [
                 goes_on.has_line.eq(1),
@@ -181,22 +150,24 @@ class Unpacker(wiring.Component):
                 goes_on.end.eq(place + LINE_WORDS + goes_on.last),
             ]
         next_part = Signal(self._start)
-        choices = (Mux(starts[n], rows[0].started[n].as_value(), 0) for n in range(BLOCK_WORDS))
-        m.d.comb += next_part.eq(reduce(or_, choices, goes_on.as_value()))
+        begun = [_chosen(starts, [one.started[n].as_value() for n in range(BLOCK_WORDS)]) for one in rows]
+        m.d.comb += next_part.eq(_chosen(at, begun) | goes_on.as_value())
 
-        within = Cat(rows[n].start & (next_part.spans >= n) for n in range(1, _SPAN)).any()
+        within = Cat(start[n] & (next_part.spans >= n) for n in range(1, _SPAN)).any()
         if self.lanes > 1:
             # What a stripe holds behind FILL says nothing.
             within &= ~next_part.fill
+        # Blocks from the chain's on: bit n, if there are more than n.
+        there = Signal(size)
         begins, contradicted, free, step = Signal(), Signal(), Signal(), Signal()
+        found_free = Signal()
         m.d.comb += [
-            begins.eq(starts[0] & rows[0].start),
-            contradicted.eq((starts[0] & ~rows[0].start) | (~first & (place == 0) & rows[0].start) | within),
-            next_lost.eq(Mux(lost, ~rows[0].start, next_part.bad | (contradicted & doubted & ~begins))),
-            free.eq(~self.o.valid | self.o.ready),
-            step.eq(free & Cat(held > n for n in range(_SPAN)).bit_select(next_part.spans, 1)),
-            drop.eq(Mux(step, next_part.end[3:], 0)),
+            begins.eq(starts[0] & start[0]),
+            contradicted.eq((starts[0] & ~start[0]) | (~first & (place == 0) & start[0]) | within),
+            next_lost.eq(Mux(lost, ~start[0], next_part.bad | (contradicted & doubted & ~begins))),
+            step.eq(found_free & there[:_SPAN].bit_select(next_part.spans, 1)),
         ]
+        drop = next_part.end[3:]
         with m.If(step):
             m.d.sync += [
                 lost.eq(next_lost),
@@ -205,26 +176,120 @@ class Unpacker(wiring.Component):
                 left.eq(Mux(next_lost, 0, next_part.more)),
                 *(starts[n].eq((next_part.end[:3] == n) & next_part.last & ~next_lost) for n in range(BLOCK_WORDS)),
             ]
+        total = Signal(size)
+        m.d.comb += total.eq(there)
+        with m.If(came), m.Switch(used):
+            for n in range(self.lanes.bit_length()):
+                with m.Case(1 << n):
+                    m.d.comb += total.eq(Cat(C(-1, 1 << n), there))
+        m.d.sync += there.eq(total)
+        with m.If(step), m.Switch(drop):
+            for k in range(max(_SPAN, self.lanes + 1)):
+                with m.Case(k):
+                    m.d.sync += [at.eq(at.rotate_left(k)), there.eq(total >> k)]
 
-        words = Cat(Value.cast(one.words) for one in rows[:_SPAN])
-        for n in reversed(range(3)):
-            before, words = words, Signal(32 * (PART_WORDS_MAX + (1 << n) - 1), name=f"words{n}")
-            m.d.comb += words.eq(Mux(place[n], before[32 << n :], before))
-        word = [words[32 * n : 32 * n + 32] for n in range(PART_WORDS_MAX)]
-        of_head = Mux(next_part.body, Cat(word[3:]), Cat(word[2:]))
-        rest = Signal(32 * (LINE_WORDS + 1))
-        m.d.comb += rest.eq(Mux(first, of_head, words))
+        # What was found is given a cycle later: so nothing that is decided here drives words. Each slice of the words'
+        # bits has a copy of what says how, and so can lie apart. They begin differently, or equal registers become one.
+        found_valid, found_drop = Signal(), Signal.like(drop)
+        layout = _found(size)
+        found, copies = Signal(layout), []
+        for n in range(_SLICES):
+            raw = Signal(layout.size, name=f"found{n}", init=-(n % 2) % (1 << layout.size), reset_less=n > 1)
+            copies.append(data.View(layout, raw))
+        m.d.comb += [
+            *(column.eq(Mux(place > n, at.rotate_left(1), at)) for n, column in enumerate(found.columns)),
+            found.place.eq(place),
+            found.first.eq(first),
+            found.last.eq(next_part.last),
+            found.body.eq(next_part.body),
+            found.has_line.eq(next_part.has_line),
+            free.eq(~self.o.valid | self.o.ready),
+            found_free.eq(free | ~found_valid),
+        ]
+        with m.If(found_free):
+            m.d.sync += [found_valid.eq(step & ~next_part.fill & ~next_part.bad), found_drop.eq(Mux(step, drop, 0))]
+            m.d.sync += [copy.eq(found) for copy in copies]
+        held, next_held = Signal(range(size + 1)), Signal(range(size + 1))
+        m.d.comb += next_held.eq(held + Mux(came, used, 0) - Mux(found_free, found_drop, 0))
+        m.d.sync += [held.eq(next_held), room.eq(next_held <= size - self.lanes)]
         part = self.o.payload.part
+        words, crc = zip(*(self._slice(m, rows, copy, n) for n, copy in enumerate(copies)))
         with m.If(free):
             m.d.sync += [
-                self.o.valid.eq(step & ~next_part.fill & ~next_part.bad),
-                part.first.eq(first),
-                part.last.eq(next_part.last),
-                part.has_body.eq(next_part.body),
-                part.has_line.eq(next_part.has_line),
-                part.head.eq(words[:64]),
-                part.body.eq(word[2]),
-                part.line.eq(rest[:512]),
-                self.o.payload.crc.eq(Mux(next_part.has_line, rest[512:], rest[:32])),
+                self.o.valid.eq(found_valid),
+                part.first.eq(copies[0].first),
+                part.last.eq(copies[0].last),
+                part.has_body.eq(copies[0].body),
+                part.has_line.eq(copies[0].has_line),
+                Cat(part.head, part.body, part.line).eq(Cat(*(Cat(word) for word in zip(*words)))),
+                self.o.payload.crc.eq(Cat(crc)),
             ]
         return m
+
+    def _write(self, m, rows, room):
+        """Takes stripes into ``rows``, if there is ``room`` for one; whether one came, and its blocks."""
+        filling = self.i.payload[0].start & decode_form(m, self.i.payload[0].words[0][:10]).fill
+        wanted = self.i.valid & ~filling
+        valid, blocks, used = wanted, self.i.payload, C(1, 1)
+        if self.lanes == 1:
+            # None ever has to wait.
+            m.d.comb += self.i.ready.eq(room)
+        else:
+            layout = data.StructLayout({"blocks": self.i.payload.shape(), "used": self.used.shape()})
+            m.submodules.queue = queue = fifo.SyncFIFO(width=layout.size, depth=_QUEUE)
+            m.d.comb += [
+                self.i.ready.eq(queue.w_rdy),
+                queue.w_en.eq(wanted),
+                queue.w_data.eq(Cat(self.i.payload, self.used)),
+                queue.r_en.eq(room),
+            ]
+            oldest = data.View(layout, queue.r_data)
+            valid, blocks, used = queue.r_rdy, oldest.blocks, oldest.used
+
+        size, came = len(rows), Signal()
+        m.d.comb += came.eq(valid & room)
+        to = Signal(size, init=1)
+        with m.If(came), m.Switch(used):
+            for n in range(self.lanes.bit_length()):
+                with m.Case(1 << n):
+                    m.d.sync += to.eq(to.rotate_left(1 << n))
+        new = [Signal.like(rows[0], name=f"new{n}") for n in range(self.lanes)]
+        for n, one in enumerate(new):
+            m.d.comb += [one.start.eq(blocks[n].start), one.words.eq(blocks[n].words)]
+            for place in range(BLOCK_WORDS):
+                form = decode_form(m, blocks[n].words[place][:10])
+                behind = (used - 1 - n)[:2] if self.lanes > 1 else 0
+                m.d.comb += one.started[place].eq(self._started(m, form, place, behind))
+        phase = Cat(to[n :: self.lanes].any() for n in range(self.lanes)) if self.lanes > 1 else C(1, 1)
+        turned = [
+            _chosen(phase, [new[(n - k) % self.lanes].as_value() for k in range(self.lanes)]) for n in range(self.lanes)
+        ]
+        for n, one in enumerate(rows):
+            # Where none came, what is written means nothing.
+            with m.If(room & Cat(to[(n - k) % size] for k in range(self.lanes)).any()):
+                m.d.sync += one.eq(turned[n % self.lanes])
+        return came, used
+
+    def _slice(self, m, rows, found, number):
+        """Of the part that was found, a slice of the bits of head, body and line, by words, and of the CRC."""
+        bits = slice(32 // _SLICES * number, 32 // _SLICES * (number + 1))
+        words = []
+        for k in range(_SPAN - 1):
+            # In each column the part's first word is in a row of its own; those behind it are in the next rows.
+            line = []
+            for n, column in enumerate(found.columns):
+                line.append(Signal(32 // _SLICES, name=f"word{number}_{k}_{n}"))
+                in_column = [rows[(at + k) % len(rows)].words[n][bits] for at in range(len(rows))]
+                m.d.comb += line[n].eq(_chosen(column, in_column))
+            for n, turn in enumerate(found.place):
+                before, line = line, [Signal.like(word, name=f"turned{number}_{k}_{n}") for word in line]
+                for place, word in enumerate(line):
+                    m.d.comb += word.eq(Mux(turn, before[(place + (1 << n)) % BLOCK_WORDS], before[place]))
+            words += line
+        tail = [Mux(found.first, Mux(found.body, words[n + 3], words[n + 2]), words[n]) for n in range(LINE_WORDS + 1)]
+        return words[:3] + tail[:-1], Mux(found.has_line, tail[-1], tail[0])
+
+
+def _chosen(select, choices):
+    """That of ``choices`` whose bit is set in ``select``; 0 if none is."""
+    return reduce(or_, (Mux(bit, choice, 0) for bit, choice in zip(select, choices, strict=True)))

@@ -13,7 +13,7 @@ from tessera.tb.link.model import Packet
 CLASSES = (32, 32, 128, 32, 16, 16)
 KEPT = ("source", "target", "tag", "first", "status", "epoch")
 
-DUTS = {"cells": Dut(lambda: Cells(RetryParameters(CLASSES), extra=10), watched=True)}
+DUTS = {"cells": Dut(lambda: Cells(RetryParameters(CLASSES), extra=10))}
 
 
 def packet_of(random):
@@ -24,21 +24,42 @@ def packet_of(random):
 class CellsBench(Bench):
     """Puts and asks for packets."""
 
+    async def start(self, go=1.0):
+        """Parts may be read in `go` of all cycles."""
+        self.dut.put.value = 0
+        self.dut.go.value = 1
+        await self.reset()
+
+        async def go_on():
+            while True:
+                self.dut.go.value = self.random.random() < go
+                await RisingEdge(self.dut.clk)
+
+        if go < 1:
+            cocotb.start_soon(go_on())
+
+    def place(self, kind, cell):
+        return self.component.parameters.base(kind) + cell % CLASSES[kind]
+
+    def asked(self, kind, cell, packet, extra):
+        """The question for a packet, or for one of so many cells."""
+        cells = packet if isinstance(packet, int) else max(1, len(packet.lines))
+        return {"kind": kind, "cell": cell, "cells": cells, "place": self.place(kind, cell), "extra": extra}
+
     async def put(self, kind, cell, packet):
         """A part a cycle."""
         for n, part in enumerate(packet.parts()):
             self.dut.put.value = 1
-            self.dut.cell.value = pack(self.component.parameters.cell, {"kind": kind, "cell": (cell + n) % 256})
+            self.dut.place.value = self.place(kind, cell + n)
             self.dut.part.value = pack(self.component.signature.members["part"].shape, part["part"])
             await RisingEdge(self.dut.clk)
         self.dut.put.value = 0
 
     async def noise(self):
         """Without ``put``, first parts for any cell, which mean nothing."""
-        cell, part = (self.component.signature.members[name].shape for name in ("cell", "part"))
+        part = self.component.signature.members["part"].shape
         while True:
-            number = self.random.randrange(256)
-            self.dut.cell.value = pack(cell, {"kind": self.random.randrange(6), "cell": number})
+            self.dut.place.value = self.random.randrange(256)
             self.dut.part.value = pack(part, packet_of(self.random).parts()[0]["part"])
             await RisingEdge(self.dut.clk)
 
@@ -48,7 +69,8 @@ class CellsBench(Bench):
         assert len(values) == len(parts), f"{len(parts)} parts expected, {len(values)} found"
         for n, (value, expected) in enumerate(zip(values, parts)):
             found, what = value.part, f"{kind} {cell}, part {n}"
-            assert (value.cell.kind, value.cell.cell, value.extra) == (kind, cell, extra), what
+            asked = (kind, cell, len(parts), extra)
+            assert (value.kind, value.cell, value.cells, value.extra) == asked, what
             assert (found.first, found.last) == (n == 0, n == len(parts) - 1), what
             assert found.has_line == bool(packet.lines), what
             if packet.lines:
@@ -63,12 +85,11 @@ class CellsBench(Bench):
 
 
 @cocotb.test()
-@cocotb.parametrize(stall=[0.0, 0.6])
-async def gives_what_was_put(dut, stall):
+@cocotb.parametrize(go=[1.0, 0.4])
+async def gives_what_was_put(dut, go):
     """In all classes, at numbers around the end of their cells; given in another order, and more than once."""
     bench = CellsBench(dut, DUTS)
-    dut.put.value = 0
-    await bench.reset()
+    await bench.start(go)
     random, kept = bench.random, {}
     for kind in range(6):
         cell = random.randrange(256)
@@ -78,86 +99,78 @@ async def gives_what_was_put(dut, stall):
             kept[kind, cell] = packet
             cell = (cell + max(1, len(packet.lines))) % 256
     order = random.sample(list(kept.items()) * 2, 2 * len(kept))
-    asked = [
-        {"cell": {"kind": kind, "cell": cell}, "extra": n} for n, ((kind, cell), _) in enumerate(order)
-    ]  # fmt: skip
-    sending = cocotb.start_soon(bench.send("i", asked, stall))
+    asked = [bench.asked(kind, cell, packet, n) for n, ((kind, cell), packet) in enumerate(order)]
+    sending = cocotb.start_soon(bench.send("i", asked, 1 - go))
     cocotb.start_soon(bench.noise())
     for n, ((kind, cell), packet) in enumerate(order):
-        values = await bench.within(1000, bench.receive("o", stall=stall, until=lambda value: value.part.last))
+        values = await bench.within(1000, bench.receive("o", until=lambda value: value.part.last))
         bench.check(values, kind, cell, packet, n)
     await sending
 
 
 @cocotb.test()
 async def one_part_per_cycle(dut):
-    """Two cycles from a question to the first part, which may have been put in the cycle before; then no gaps."""
+    """A cycle from a question to the first part, which may have been put in the cycle before; then no gaps."""
     bench = CellsBench(dut, DUTS)
-    dut.put.value = 0
-    await bench.reset()
+    await bench.start()
     packets = [Packet.random(bench.random, lines, True) for lines in (1, 0, 8, 3, 1, 1, 2, 5, 4, 7, 6)]
     counts = [max(1, len(packet.lines)) for packet in packets]
     cells = [0, *itertools.accumulate(counts[:-1])]
     for cell, packet in zip(cells, packets):
         await bench.put(2, cell, packet)
-    shape, given = bench.shape("i"), []
-    dut.o__ready.value = 1
-    taken, cycle, places = [], 0, iter(cells)
+    shape = bench.shape("i")
+    questions = iter(zip(cells, counts))
     dut.i__valid.value = 1
-    dut.i__payload.value = pack(shape, {"cell": {"kind": 2, "cell": next(places)}, "extra": 5})
-    left = len(cells)
-    while len(given) < sum(counts):
+    dut.i__payload.value = pack(shape, bench.asked(2, *next(questions), 5))
+    expected = [n == 0 for count in counts for n in range(count)]
+    for cycle, first in enumerate(expected):
         await ReadOnly()
-        ready, valid, count = (int(signal.value) for signal in (dut.i__ready, dut.o__valid, dut.cells))
-        if left and ready:
-            assert count == counts[len(taken)], f"packet {len(taken)}: {count} cells, not {counts[len(taken)]}"
-            taken.append(cycle)
-        if valid:
-            given.append(cycle)
+        ready, valid = bool(dut.i__ready.value), bool(dut.o__valid.value)
+        assert (ready, bench.get("busy")) == (first, not first), f"cycle {cycle}: asked for a packet or not"
+        assert valid == (cycle > 0), f"cycle {cycle}: a part or none"
         await RisingEdge(dut.clk)
-        if left and ready:
-            left -= 1
-            dut.i__valid.value = int(left > 0)
-            if left:
-                dut.i__payload.value = pack(shape, {"cell": {"kind": 2, "cell": next(places)}, "extra": 5})
-        cycle += 1
-        assert cycle < 100
-    assert given == list(range(2, 2 + len(given))), f"parts in cycles {given}"
-    lasts = [given[n - 1] for n in itertools.accumulate(counts)]
-    assert [n + 2 for n in taken] == lasts, f"taken in {taken}, last parts in {lasts}"
+        if ready:
+            question = next(questions, None)
+            dut.i__valid.value = question is not None
+            if question:
+                dut.i__payload.value = pack(shape, bench.asked(2, *question, 5))
+    await ReadOnly()
+    assert bench.get("o.valid") and not bench.get("busy")
 
 
 @cocotb.test()
-async def offers_without_being_asked_for_it(dut):
-    """Two parts go on towards ``o`` while nothing is taken there, so two short packets' questions are."""
+async def reads_when_it_may(dut):
+    """No part a cycle after one in which it may not, and no question is taken in that."""
     bench = CellsBench(dut, DUTS)
-    dut.put.value = 0
-    await bench.reset()
-    packets = [Packet.random(bench.random, lines, True) for lines in (1, 0, 1)]
-    for cell, packet in enumerate(packets):
+    await bench.start(0.5)
+    packets = [Packet.random(bench.random, lines, True) for lines in (1, 0, 3, 8, 1)]
+    cells = [0, *itertools.accumulate(max(1, len(packet.lines)) for packet in packets)]
+    for cell, packet in zip(cells, packets):
         await bench.put(1, cell, packet)
-    asked = [{"cell": {"kind": 1, "cell": cell}, "extra": cell} for cell in range(len(packets))]
-    sending = cocotb.start_soon(bench.send("i", asked))
-    for cycle in range(6):
+    sending = cocotb.start_soon(
+        bench.send("i", [bench.asked(1, cell, packet, cell) for cell, packet in zip(cells, packets)])
+    )
+    went, parts = False, 0
+    for cycle in range(100):
         await ReadOnly()
-        assert bench.get("o.valid") == (cycle >= 2), f"cycle {cycle}: offered or not"
-        assert bench.get("i.ready") == (cycle < 2), f"cycle {cycle}: asked or not"
+        assert not bench.get("o.valid") or went, f"cycle {cycle}: a part that may not be"
+        parts += bench.get("o.valid")
+        went = bench.get("go")
+        assert bench.get("i.ready") == (went and not bench.get("busy"))
         await RisingEdge(dut.clk)
-    for cell, packet in enumerate(packets):
-        bench.check(await bench.within(10, bench.receive("o", 1)), 1, cell, packet, cell)
-    await bench.within(10, sending)
+    await sending
+    assert parts == cells[-1], f"{parts} parts"
 
 
 @cocotb.test()
-async def keeps_its_form_when_it_is_overwritten(dut):
-    """A packet of one line is put into the cells of one of eight while that is given: still eight parts."""
+async def keeps_its_length_when_it_is_overwritten(dut):
+    """A packet of one line is put into the cells of one of eight while that is given: still eight parts, same head."""
     bench = CellsBench(dut, DUTS)
-    dut.put.value = 0
-    await bench.reset()
+    await bench.start()
     long, short = (Packet.random(bench.random, lines, True) for lines in (8, 1))
-    for delay in range(8):
+    for delay in range(1, 8):
         await bench.put(0, 0, long)
-        sending = cocotb.start_soon(bench.send("i", [{"cell": {"kind": 0, "cell": 0}, "extra": 0}]))
+        sending = cocotb.start_soon(bench.send("i", [bench.asked(0, 0, long, 0)]))
         receiving = cocotb.start_soon(bench.receive("o", until=lambda value: value.part.last))
         for _ in range(delay):
             await RisingEdge(dut.clk)
@@ -165,5 +178,6 @@ async def keeps_its_form_when_it_is_overwritten(dut):
             await bench.put(0, cell, short)
         await sending
         values = await receiving
-        assert len(values) == max(1, values[0].part.head.form & 15), f"after {delay} cycles: {len(values)} parts"
+        assert len(values) == 8, f"after {delay} cycles: {len(values)} parts"
+        assert all(value.part.head.form & 15 == 8 for value in values)
         assert all(value.part.line in (*long.lines, *short.lines) for value in values)

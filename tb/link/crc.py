@@ -70,3 +70,14 @@ async def a_packet_that_was_broken_off_leaves_nothing(dut):
         cocotb.start_soon(bench.send("i", parts))
         got = await bench.within(100, bench.receive("o", len(parts)))
         assert got[-1].crc == whole.crc
+
+
+@cocotb.test()
+async def two_parts_wait(dut):
+    """They are taken one cycle after the other, though nobody takes them."""
+    bench = Bench(dut, DUTS)
+    await bench.reset()
+    parts = Packet.random(bench.random, 2, False).parts()
+    began = bench.now()
+    ended = await bench.within(10, bench.send("i", parts))
+    assert ended - began == 2

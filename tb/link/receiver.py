@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.lib.streams import connect
+from tessera.hw.link.crc import PacketCrc
 from tessera.hw.link.packet import CLASSES, CheckedPart, StatusHead
 from tessera.hw.link.receiver import Delivery, PacketReceiver
 from tessera.hw.link.retry import RetryParameters
@@ -52,7 +53,7 @@ class Channel(wiring.Component):
             entry.part.eq(self.i.payload),
             entry.due.eq(time + self.latency),
             # 1: a wrong CRC. 2: no last part. 3: nothing.
-            entry.part.crc.eq((now == 1) << dice[20:25]),
+            entry.part.crc.eq(self.i.payload.crc ^ ((now == 1) << dice[20:25])),
             queue.w_data.eq(entry),
             queue.w_en.eq(taken & ~((now == 3) | (now == 2) & part.last)),
         ]
@@ -112,9 +113,11 @@ class Ends(wiring.Component):
         for n, (sender, receiver) in enumerate(zip(senders, receivers)):
             m.submodules[f"sender{n}"], m.submodules[f"receiver{n}"] = sender, receiver
             m.submodules[f"channel{n}"] = channel = Channel(seed=77 + n)
+            m.submodules[f"crc{n}"] = crc = PacketCrc()
             m.submodules[f"sink{n}"] = sink = Sink()
             connect(m, sender.o, channel.i)
-            connect(m, channel.o, receivers[1 - n].i)
+            connect(m, channel.o, crc.i)
+            connect(m, crc.o, receivers[1 - n].i)
             connect(m, receiver.o, sink.i)
             m.d.comb += [
                 channel.bad.eq(self.bad[n]),
@@ -193,11 +196,13 @@ class Twin:
 
     def __init__(self, p):
         self.p = p
-        self.counts, self.stored, self.cells = [0] * CLASSES, [set() for _ in CELLS], {}
+        self.counts, self.next = [0] * CLASSES, [0] * CLASSES
+        self.stored, self.cells = [set() for _ in CELLS], {}
         self.last, self.lost, self.unsaid, self.since, self.framed = 255, 0, False, 0, None
         self.head, self.staged, self.begun, self.written, self.read, self.out = None, [None] * 16, 0, 0, 0, None
-        self.asked, self.accepted, self.turn, self.index, self.given = None, False, 0, 0, [None, None]
-        self.going, self.pending, self.report = None, False, {}
+        self.asked, self.accepted, self.turn, self.index, self.given = None, False, CLASSES - 1, 0, [None, None]
+        self.taken, self.passed, self.pending, self.report = None, [None, None], False, {}
+        self.double = False
         self.flags = {"right": False, "wrong": False, "double": False}
 
     def check(self, seen):
@@ -237,12 +242,12 @@ class Twin:
     def _pass(self, seen):
         """Classes whose next packet is there take turns, a packet each."""
         holds = self.index != 0
-        may = [n for n in range(CLASSES) if self.counts[n] % CELLS[n] in self.stored[n] and seen.room >> n & 1]
-        self.given = [self.given[1], None]
+        may = [n for n in range(CLASSES) if self.next[n] % CELLS[n] in self.stored[n] and seen.room >> n & 1]
+        self.given, self.passed = [self.given[1], None], [self.passed[1], None]
         if not holds and not may:
             return
         kind = self.turn if holds else min(may, key=lambda n: (n <= self.turn, n))
-        at = self.counts[kind]
+        at = self.taken[1] if holds else self.next[kind]
         first, (_, line) = (self.cells[kind, (at + n) % CELLS[kind]] for n in (0, self.index))
         head, body = first[0]
         lines, last = head.form & 15, self.index + 1 >= head.form & 15
@@ -251,7 +256,12 @@ class Twin:
         if not holds:
             given |= {name: getattr(head, name) for name in KEPT} | {"body": head.form >> 4 & 1 and body}
         self.turn, self.index, self.given[1] = kind, 0 if last else self.index + 1, given
-        self.going = (kind, max(1, lines)) if last else None
+        if not holds:
+            self.taken = kind, at, max(1, lines)
+            self.stored[kind].remove(at % CELLS[kind])
+            self.next[kind] = (at + max(1, lines)) % 256
+        if last:
+            self.passed[1] = kind, max(1, lines)
 
     def _come(self, seen):
         """A part is there: what it tells, and itself if it need not wait for others."""
@@ -261,7 +271,7 @@ class Twin:
         self.report, self.pending, alone = {}, self.begun != self.read, None
         ended = bool(seen.come and part.last)
         right = ended and seen.i.crc == 0
-        self.flags = {"right": right, "wrong": ended and not right, "double": False}
+        self.flags = {"right": right, "wrong": ended and not right, "double": self.double}
         if not seen.come:
             return None
         self.head = head = part.head if part.first else self.head
@@ -296,22 +306,20 @@ class Twin:
 
     def _put(self, part):
         """A part of a right packet into its cell, if it is new; what was passed on leaves its own."""
-        going, self.going = self.going, None
         if part is not None:
             if part.first:
-                kind, cell, count = part.head.kind, part.head.cell, max(1, part.head.form & 15)
-                fits = (cell - self.counts[kind]) % 256 + count <= CELLS[kind]
-                self.accepted = fits and cell % CELLS[kind] not in self.stored[kind]
-                self.flags["double"] = not self.accepted
+                kind, cell = part.head.kind, part.head.cell
+                is_ahead = (cell - self.next[kind]) % 256 < CELLS[kind]
+                self.accepted = is_ahead and cell % CELLS[kind] not in self.stored[kind]
                 self.asked = kind, cell, 0
             kind, cell, offset = self.asked
             if self.accepted:
                 self.cells[kind, (cell + offset) % CELLS[kind]] = (part.head, part.body), part.line
             self.asked = kind, cell, offset + 1
-        if going:
-            kind, count = going
-            self.stored[kind].remove(self.counts[kind] % CELLS[kind])
+        if self.passed[0]:
+            kind, count = self.passed[0]
             self.counts[kind] = (self.counts[kind] + count) % 256
+        self.double = part is not None and bool(part.last) and not self.accepted
         if part is not None and part.last and self.accepted:
             self.stored[self.asked[0]].add(self.asked[1] % CELLS[self.asked[0]])
 

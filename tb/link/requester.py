@@ -6,6 +6,7 @@ import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.link.packet import LINES_MAX, RequestBody
+from tessera.hw.link.receiver import ROOM
 from tessera.hw.link.requester import PATIENCE, READ_LINES, Requester
 from tessera.hw.memory.port import MemoryStatus, Op
 from tessera.tb.bench import Bench, Dut, pack, unpack
@@ -361,3 +362,134 @@ async def an_answer_just_before_it_is_lost(dut):
         (answer,) = await bench.within(20, bench.receive("o", 1))
         expected = MemoryStatus.Refused if cycles == 3 else MemoryStatus.Failed
         assert MemoryStatus(answer.status) is expected, f"{MemoryStatus(answer.status)} {cycles} cycles before"
+
+
+@cocotb.test()
+async def lines_wait_for_their_packet(dut):
+    """Two packets of writes are held, and what comes behind them, and is not taken yet, harms none of their lines."""
+    bench = RequesterBench(dut, DUTS)
+    for lines in (LINES_MAX, LINES_MAX - 1):
+        await bench.start()
+        runs = [run_of(Op.Write, lines, target=n, offset=bench.random.getrandbits(26)) for n in range(4)]
+        sending = cocotb.start_soon(bench.send("i", [request for run in runs for request in run]))
+        await bench.cycles(4 * LINES_MAX)
+        assert not sending.done(), "more is taken than there is room for"
+        listening = cocotb.start_soon(bench.listen(0.5))
+        await bench.within(400, sending)
+        await bench.cycles(100)
+        listening.cancel()
+        found = [(asked.target, asked.data) for asked in bench.asked]
+        assert found == [(n, [request["data"] for request in run]) for n, run in enumerate(runs)]
+
+
+@cocotb.test()
+async def many_answers_without_lines(dut):
+    """Each of two requests, one per cycle: more than can be noted, so ``room`` falls; all count that come then."""
+    bench = RequesterBench(dut, DUTS)
+    slots = bench.component.slots
+    for status in (MemoryStatus.Refused, MemoryStatus.Failed):
+        await bench.start()
+        listening = cocotb.start_soon(bench.listen())
+        for n in range(slots // 2):
+            await bench.send("i", run_of(Op.Read, 2, offset=4 * n))
+        await bench.cycles(2 * PATIENCE)
+        listening.cancel()
+        assert bench.sizes == [2] * (slots // 2)
+        answers = [part for asked in bench.asked for part in bench.responses(asked, [status] * 2, line_of)]
+        receiving = cocotb.start_soon(bench.receive("o", slots))
+        falls = 0
+        while answers:
+            while dut.room.value and answers:
+                await bench.answer([{"first": True, "last": True, "head": answers[0][0]["head"] | {"first": 1}}])
+                answers.pop(0)
+            falls += bool(answers)
+            # What was on its way.
+            for _ in range(min(ROOM, len(answers))):
+                await bench.answer([{"first": True, "last": True, "head": answers[0][0]["head"] | {"first": 1}}])
+                answers.pop(0)
+            while not dut.room.value:
+                await bench.cycles(1)
+        found = await bench.within(4 * slots, receiving, "answers")
+        assert [MemoryStatus(answer.status) for answer in found] == [status] * slots
+        assert slots == 32 or falls
+
+
+@cocotb.test()
+async def an_answer_that_nobody_waits_for(dut):
+    """Is not given."""
+    bench = RequesterBench(dut, DUTS)
+    await bench.start()
+    head = {"form": form_of(1, 0), "tag": 0, "epoch": 1}
+    await bench.answer([{"first": True, "last": True, "has_line": True, "head": head}])
+    dut.o__ready.value = 1
+    for _ in range(5):
+        await ReadOnly()
+        assert not dut.o__valid.value
+        await RisingEdge(dut.clk)
+
+
+@cocotb.test()
+async def an_old_answer_harms_none_that_waits(dut):
+    """One of before a loss, for a line whose answer has come, and waits for the answers of others."""
+    bench = RequesterBench(dut, DUTS)
+    await bench.start()
+    listening = cocotb.start_soon(bench.listen())
+    await bench.send("i", run_of(Op.Read, 4))
+    await bench.cycles(5)
+    listening.cancel()
+    (asked,) = bench.asked
+    parts = [{"first": True, "last": True, "has_line": True, "line": line_of(2, n),
+              "head": {"form": form_of(1, 0), "tag": asked.tag + n, "epoch": asked.epoch}} for n in range(4)]  # fmt: skip
+    await bench.answer(parts[1:])
+    await bench.answer([part | {"line": 0, "head": part["head"] | {"epoch": asked.epoch ^ 1}} for part in parts])
+    await bench.answer(parts[:1])
+    answers = await bench.within(20, bench.receive("o", 4))
+    assert [answer.data for answer in answers] == [line_of(2, n) for n in range(4)]
+
+
+@cocotb.test()
+async def only_those_of_before_a_loss_fail(dut):
+    """However many were asked for and not answered, and though it is over a cycle later."""
+    bench = RequesterBench(dut, DUTS)
+    await bench.start()
+    for count in range(1, 12):
+        bench.asked.clear()
+        await bench.send("i", run_of(Op.Read, count))
+        dut.lost.value = 1
+        await bench.cycles(1)
+        dut.lost.value = 0
+        listening = cocotb.start_soon(bench.listen())
+        await bench.send("i", run_of(Op.Read, 3, window=1))
+        answers = await bench.within(50, bench.receive("o", count))
+        assert all(MemoryStatus(answer.status) is MemoryStatus.Failed for answer in answers)
+        await bench.cycles(20)
+        assert not dut.o__valid.value, f"an answer nobody gave, behind {count}"
+        listening.cancel()
+        for asked in bench.asked:
+            for packet in bench.responses(asked, [MemoryStatus.Ok] * asked.lines, line_of):
+                await bench.answer(packet)
+        answers = await bench.within(50, bench.receive("o", 3))
+        assert [answer.data for answer in answers] == [line_of(1, n) for n in range(3)]
+
+
+@cocotb.test()
+async def a_run_goes_on_after_a_pause(dut):
+    """Whatever is beside ``valid`` when that is low."""
+    bench = RequesterBench(dut, DUTS)
+    await bench.start()
+    listening = cocotb.start_soon(bench.listen())
+    if bench.component.slots == 32:
+        # When it waits for as many answers as make it busy, there is no slot for more.
+        return
+    await bench.send("i", run_of(Op.Read, bench.component.slots // 2 + READ_LINES))
+    await bench.cycles(3 * PATIENCE)
+    listening.cancel()
+    bench.asked.clear()
+    listening = cocotb.start_soon(bench.listen())
+    for request in run_of(Op.Read, 3, target=3, offset=77):
+        await bench.send("i", [request])
+        dut.i__payload.value = bench.random.getrandbits(len(dut.i__payload))
+        await bench.cycles(3)
+    await bench.cycles(2 * PATIENCE)
+    listening.cancel()
+    assert [(asked.target, asked.offset, asked.lines) for asked in bench.asked] == [(3, 77, 3)]

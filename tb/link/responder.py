@@ -8,7 +8,7 @@ from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.link.packet import RequestBody
 from tessera.hw.link.receiver import ROOM
-from tessera.hw.link.responder import RESPONSE_LINES, Responder
+from tessera.hw.link.responder import PARTS, RESPONSE_LINES, Responder
 from tessera.hw.memory.port import MemoryStatus, Op
 from tessera.hw.models.memory import IdealMemory, Knobs
 from tessera.tb.bench import Bench, Dut, pack, unpack
@@ -164,6 +164,10 @@ async def reads_what_was_written(dut):
         await bench.ask(Op.Read, 1, offset, lines, tag)
         found, _ = await bench.within(300, bench.answers(lines, tag, Op.Read, 0.2))
         assert [line for _, line in found] == [bench.content[1, offset + k] for k in range(lines)]
+    for offset in range(128):
+        await bench.ask(Op.Read, 1, offset, 1, offset)
+        found, _ = await bench.within(300, bench.answers(1, offset, Op.Read))
+        assert found == [(MemoryStatus.Ok, bench.content[1, offset])]
 
 
 @cocotb.test()
@@ -270,7 +274,7 @@ async def asks_only_for_what_it_has_room(dut):
         await bench.cycles(3 * lines + 60)
         assert len(bench.taken) == lines + 1, f"turn {turn}: {len(bench.taken)} lines asked for"
         # One is offered, one was on its way, and so many wait as leave no room for what may come.
-        assert count > 1 or given == lines + 3 + ROOM + 1, f"turn {turn}: {given} requests taken"
+        assert count > 1 or given == lines + 1 + PARTS - ROOM + 2, f"turn {turn}: {given} requests taken"
         asking.cancel()
         dut.come.value = 0
         if turn < 4:
@@ -333,3 +337,47 @@ async def asks_no_more_of_a_memory_that_owes_as_much(dut):
         dut.lost.value = 0
     assert len(bench.taken) == 2 * lines, f"{len(bench.taken)} lines asked for"
     watching.cancel()
+
+
+@cocotb.test()
+async def answers_wait_for_the_link(dut):
+    """As long as it takes none, and then come in order, one line a cycle."""
+    bench = ResponderBench(dut, DUTS)
+    await bench.start()
+    for n in range(0, 16, 8):
+        await bench.ask(Op.Write, 1, n, 8, n)
+        await bench.within(100, bench.answers(8, n, Op.Write))
+    for lines in (1, 4, 3):
+        for offset in range(12 // lines):
+            await bench.ask(Op.Read, 1, offset, lines, offset)
+            await bench.cycles(bench.random.choice((0, 40)))
+        await bench.cycles(60)
+        began = bench.now()
+        for offset in range(12 // lines):
+            found, _ = await bench.within(100, bench.answers(lines, offset, Op.Read))
+            assert found == [(MemoryStatus.Ok, bench.content[1, offset + k]) for k in range(lines)]
+        assert bench.now() - began == 12
+
+
+@cocotb.test()
+async def has_room_for_what_is_coming(dut):
+    """For ROOM parts, the one among them with which ``room`` falls: all are answered."""
+    bench = ResponderBench(dut, DUTS)
+    await bench.start()
+    shape = bench.component.signature.members["part"].shape
+    for _ in range(3):
+        tag = 0
+        # No answer is taken, so in the end no request goes to the memory.
+        more = ROOM - 1
+        while more:
+            more -= not dut.room.value
+            head = {"form": form_of(0, 1), "source": tag % 16, "tag": tag, "epoch": tag % 4}
+            dut.part.value = pack(shape, {"first": 1, "last": 1, "has_body": 1, "head": head, "body": tag})
+            dut.come.value = 1
+            await RisingEdge(dut.clk)
+            dut.come.value = 0
+            tag += 1
+            await bench.cycles(0 if not dut.room.value else 10)
+        for n in range(tag):
+            found, _ = await bench.within(100, bench.answers(1, n, Op.Read), f"answer to request {n} of {tag}")
+            assert found[0][0] is MemoryStatus.Ok

@@ -1,5 +1,7 @@
 """Testbench of hw/link/sender.py: what it sends, what its heads and its Status tell, and when it has no room."""
 
+from collections import deque
+
 import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
 
@@ -7,13 +9,14 @@ from tessera.hw.link.packet import CLASSES, StatusHead
 from tessera.hw.link.retry import RetryParameters
 from tessera.hw.link.sender import IDLE_CYCLES, PacketSender
 from tessera.tb.bench import Bench, Dut, pack, unpack
-from tessera.tb.link.model import Packet, form_of
+from tessera.tb.link.model import Packet, crc32c, form_of
 
 CELLS = (32, 32, 128, 32, 16, 16)
 FRAMES = 7
 """``counted`` of the last frame received."""
+UNDER_WAY = 5
 
-DUTS = {"sender": Dut(lambda: PacketSender(RetryParameters(CELLS)), watched=True)}
+DUTS = {"sender": Dut(lambda: PacketSender(RetryParameters(CELLS), UNDER_WAY), watched=True)}
 
 
 class Heads:
@@ -82,60 +85,50 @@ class SenderBench(Bench):
             pass
 
     async def watch(self):
-        """What heads and Status tell, and that a Status is due: for ever, cycle by cycle, from the second one on."""
-        heads, item, known, expected = Heads(), None, None, None
-        held, amid, pending, urgent, idle, next_frame, cells = None, False, False, False, 1, 0, [0] * CLASSES
+        """What is chosen, and what heads and Status tell, which is known a cycle later: for ever, cycle by cycle."""
+        heads, chosen, expected = Heads(), deque(), (FRAMES, 255)
+        held, new, before = None, None, {"told": False, "tell": False, "begun": None}
+        idle, quiet, next_frame, cells = 1, 0, 0, [0] * CLASSES
         while True:
             await ReadOnly()
             ready, tell, told = (bool(self.port(name).value) for name in ("o.ready", "tell", "told"))
-            offered = self.dut.o__payload.value.to_unsigned() if self.dut.o__valid.value else None
-            if offered is None or offered != held:
-                item = None if offered is None else unpack(self.shape("o"), offered).part
-            status = item is not None and bool(item.first) and item.head.kind.value == 7
-            goes = item is not None and not status and ready and bool(item.first)
-            if held is not None:
-                assert offered == held, "what was offered has changed before it was taken"
-            elif status:
-                assert pending and not amid, f"a Status that is not due: told before: {pending}, amid a packet: {amid}"
-                found = status_of(item.head, item.body)
-                assert fields_of(found) == known, "a Status tells what was known in the cycle before it is offered"
-                assert found.frame == next_frame, "frame of a Status"
-            elif item is not None and item.first:
-                assert not (pending and urgent), "a packet goes before a Status that tells of a loss"
-                assert (item.head.counted, item.head.count) == expected, "what a head tells"
-            elif item is None:
-                assert not pending or amid, "nothing goes, and a Status waits"
-
-            if status and not ready:
-                assert not told, "told by a Status that was offered before"
-            elif tell:
-                assert told, "not told at once"
-            elif status:
-                # Whether a packet waits behind it is not seen.
-                assert not told or idle == IDLE_CYCLES - 1
-            else:
-                assert told == (idle == IDLE_CYCLES - 1 and item is None and not amid), f"told after {idle} cycles"
-
+            begun, again = bool(self.dut.begun.value), bool(self.dut.again.value)
             counts = self.dut.counts.value.to_unsigned()
             known = {"counts": counts, "last": self.get("last"), "lost": self.get("lost")}
-            expected = heads.choice([counts >> 8 * n & 255 for n in range(CLASSES)], known["last"])
-            pulses = bool(self.dut.begun.value), bool(self.dut.again.value)
-            if goes:
-                kind, head = item.head.kind.value, item.head
-                new = head.cell == cells[kind]
-                assert pulses == (new, not new), f"begun and again beside cell {head.cell} of class {kind}"
-                cells[kind] = (cells[kind] + new * max(1, head.form & 15)) % 256
-                heads.goes(head.counted, head.count)
-                next_frame = (head.frame + 1) % 256
-            else:
-                assert pulses == (False, False), "begun or again, and no packet leaves"
-            if item is not None and not status and ready:
-                amid = not item.last
-            held = None if ready else offered
-            if not status or ready:
-                pending = told or (pending and not status)
-                urgent = tell or (urgent and not status)
+
+            # Whether a Status was chosen in the cycle before.
+            urgent = before["tell"] and not before["told"]
+            assert not (urgent and before["begun"] is not None), "a packet goes before a Status that tells of a loss"
+            due = urgent or idle == IDLE_CYCLES - 1
+            assert not told or due, f"a Status that is not due, {idle} cycles after another"
+            assert told or not due or quiet < 16, "nothing goes, and a Status is due"
+            if told:
+                chosen.append(known)
+            following = heads.choice([counts >> 8 * n & 255 for n in range(CLASSES)], known["last"])
+            if before["begun"] is not None:
+                chosen.append((*expected, before["begun"]))
+                heads.goes(*expected)
+            expected = following
             idle = 0 if told else min(idle + 1, IDLE_CYCLES - 1)
+
+            offered = self.dut.o__payload.value.to_unsigned() if self.dut.o__valid.value else None
+            assert held is None or offered == held, "what was offered has changed before it was taken"
+            held = None if ready else offered
+            item = None if offered is None else unpack(self.shape("o"), offered).part
+            if item is not None and item.first and ready:
+                told_here, head = chosen.popleft(), item.head
+                if head.kind.value == 7:
+                    found = status_of(head, item.body)
+                    assert fields_of(found) == told_here, "what a Status tells"
+                    assert found.frame == next_frame, "frame of a Status"
+                else:
+                    kind, new = head.kind.value, head.cell == cells[head.kind.value]
+                    assert (head.counted, head.count, new) == told_here, "what a head tells, and whether it is new"
+                    cells[kind] = (cells[kind] + new * max(1, head.form & 15)) % 256
+                    next_frame = (head.frame + 1) % 256
+            packet = item is not None and not (item.first and item.head.kind.value == 7)
+            quiet = 0 if begun or again or packet or not ready else quiet + 1
+            before = {"told": told, "tell": tell, "begun": begun if begun or again else None}
             await RisingEdge(self.dut.clk)
 
     async def give(self, kind, packets, stall=0.0):
@@ -148,7 +141,6 @@ class SenderBench(Bench):
         while len(packets) < count:
             (item,) = await self.receive("o", 1, stall)
             part = item.part
-            assert item.crc == 0
             if part.first:
                 assert not lines, "a packet begins amid another"
                 head, body = part.head, part.body if part.has_body else None
@@ -156,6 +148,8 @@ class SenderBench(Bench):
                 lines.append(part.line)
             if not part.last:
                 continue
+            content = head.as_bits().to_bytes(8, "little") + (b"" if body is None else body.to_bytes(4, "little"))
+            assert item.crc == crc32c(content + b"".join(line.to_bytes(64, "little") for line in lines)), "CRC"
             if head.kind.value == 7:
                 assert head.form == form_of(0, 1) and not lines
                 told.append(status_of(head, body))
@@ -206,7 +200,7 @@ async def sends_what_it_was_given(dut, stall):
 
 @cocotb.test()
 async def is_quick(dut):
-    """Four cycles from a packet's last part to the first one on ``o``, and a part each cycle, also behind Status."""
+    """Six cycles from a packet's last part to the first one on ``o``, and a part each cycle, also behind Status."""
     bench = SenderBench(dut, DUTS)
     await bench.start()
     dut.o__ready.value = 1
@@ -228,7 +222,7 @@ async def is_quick(dut):
                 await RisingEdge(dut.clk)
             await sending
             count = max(1, lines)
-            assert times == list(range(4 + count - 1, 4 + 2 * count - 1)), f"{lines} lines: parts in cycles {times}"
+            assert times == list(range(6 + count - 1, 6 + 2 * count - 1)), f"{lines} lines: parts in cycles {times}"
 
 
 @cocotb.test()
@@ -244,9 +238,7 @@ async def tells_all_while_it_is_idle(dut):
         for n in range(3):
             if n == 2:
                 dut.tell.value = 1
-                await ReadOnly()
-                assert dut.told.value
-                await RisingEdge(dut.clk)
+                assert not await bench.is_told() and await bench.is_told()
                 dut.tell.value = 0
             (item,) = await bench.receive("o", 1)
             times.append(bench.now())
@@ -254,7 +246,7 @@ async def tells_all_while_it_is_idle(dut):
             assert (status.kind.value, status.frame) == (7, number)
             assert (status.last_frame, status.lost, status.counted) == (last, lost, 0)
             assert status.count | sum(count << 8 * (n + 1) for n, count in enumerate(status.counts)) == counts
-        assert times[1] - times[0] == IDLE_CYCLES and times[2] - times[1] == 2, f"Status in cycles {times}"
+        assert times[1] - times[0] == IDLE_CYCLES and times[2] - times[1] == 5, f"Status in cycles {times}"
         cocotb.start_soon(bench.give(4, [Packet.random(bench.random, 0, False)]))
         packets, _ = await bench.within(50, bench.take(1))
         assert packets[0][1].frame == number
@@ -294,7 +286,7 @@ async def waits_for_room(dut):
 @cocotb.test()
 @cocotb.parametrize(stalls=[(0.0, 0.0), (0.0, 0.5), (0.7, 0.0), (0.7, 0.3)])
 async def tells_what_is_known(dut, stalls):
-    """Heads and Status of the cycle before they are offered, whatever changes; a loss before the next packet."""
+    """In heads and Status, whatever changes; a loss before the next packet."""
     bench = SenderBench(dut, DUTS)
     await bench.start()
     for kind in range(CLASSES):
@@ -316,55 +308,55 @@ async def tells_what_is_known(dut, stalls):
 
 @cocotb.test()
 async def a_loss_is_told_amid_packets(dut):
-    """At once, before the next packet, however the packets lie to the last Status before them."""
+    """Before the next packet is chosen, however the packets lie to the last Status before them."""
     bench = SenderBench(dut, DUTS)
     for delay in range(IDLE_CYCLES):
         await bench.start()
         dut.o__ready.value = 1
         await bench.cycles(20 + delay)
         cocotb.start_soon(bench.give(2, packets_of(bench.random, 16, range(1, 4))))
-        await bench.cycles(12 + bench.random.randrange(8))
-        news, items = bench.news(), []
+        await bench.cycles(14 + bench.random.randrange(8))
+        news, items, cycles = bench.news(), [], 0
         dut.tell.value = 1
-        assert await bench.is_told(), f"not told, {delay} cycles later"
+        while not await bench.is_told():
+            cycles += 1
+            assert cycles < 5, f"not told {cycles} cycles later"
         dut.tell.value = 0
         while not (items and items[-1].first and items[-1].head.kind.value == 7):
-            assert len(items) < 4, f"no Status, {delay} cycles later"
+            assert len(items) < UNDER_WAY, f"no Status, {delay} cycles later"
             items.append(await bench.seen())
-        assert not any(item.first for item in items[:-1]), f"a packet before the Status, {delay} cycles later"
         assert fields_of(status_of(items[-1].head, items[-1].body)) == news, f"{delay} cycles later"
 
 
 @cocotb.test()
-@cocotb.parametrize(asked=[True, False])
-async def a_status_that_waits_tells_the_latest(dut, asked):
-    """Asked for amid a packet, or due just before one: what is known before it is offered, until it is taken."""
+@cocotb.parametrize(packets=[True, False])
+async def no_more_parts_are_under_way(dut, packets):
+    """Than are of use: while none is taken no more is chosen, and for each one taken then one, two cycles later."""
     bench = SenderBench(dut, DUTS)
     await bench.start()
-    waited = 0
-    for delay in range(1, IDLE_CYCLES + 1):
+    dut.o__ready.value = 0
+    if packets:
+        cocotb.start_soon(bench.give(2, packets_of(bench.random, 80, [0])))
+
+    async def chosen(cycles, count):
+        seen = []
+        for _ in range(cycles):
+            await ReadOnly()
+            seen.append(any(bool(bench.port(name).value) for name in ("told", "begun")))
+            await RisingEdge(dut.clk)
+        assert sum(seen) == count, f"{sum(seen)} chosen, {count} expected"
+        return seen
+
+    await chosen(100, UNDER_WAY)
+    for _ in range(4):
+        dut.tell.value = not packets
+        await chosen(bench.random.randrange(1, 20), 0)
         dut.o__ready.value = 1
-        await bench.cycles(20)
-        await bench.within(20, bench.until_told())
-        await bench.cycles(delay)
-        cocotb.start_soon(bench.give(2, [Packet.random(bench.random, 8, True)]))
-        parts = 0
-        for _ in range(30):
-            dut.tell.value = asked and parts == 2
-            news = bench.news()
-            item = await bench.seen()
-            parts += item is not None and item.has_line
-            if parts == 8:
-                break
-        dut.tell.value = dut.o__ready.value = 0
-        bench.news()
-        item = await bench.seen()
-        waited += item is not None
-        for _ in range(4 if item is not None else 0):
-            assert fields_of(status_of(item.head, item.body)) == news, f"{delay} cycles later"
-            bench.news()
-            item = await bench.seen()
-    assert waited == (IDLE_CYCLES if asked else 1), f"{waited} Status waited"
+        await chosen(1, 0)
+        dut.o__ready.value = 0
+        # A packet is seen when it is chosen, a Status in the cycle after that.
+        assert (await chosen(1 + (not packets), 1))[-1]
+        dut.tell.value = 0
 
 
 @cocotb.test()
@@ -405,7 +397,7 @@ async def takes_whole_packets_in_turns(dut):
     await bench.start()
     packets = [packets_of(bench.random, 100) for _ in CELLS]
     lasts = [[part["part"]["last"] for packet in given for part in packet.parts()] for given in packets]
-    whole, passed, came, taken, amid, turn = *([0] * CLASSES for _ in range(4)), [False] * CLASSES, 0
+    whole, passed, came, taken, amid, turn = *([0] * CLASSES for _ in range(4)), [False] * CLASSES, CLASSES - 1
     gone, waited = [[] for _ in CELLS], set()
 
     async def drain():
@@ -456,22 +448,6 @@ def fields_of(status):
     assert status.counted == 0
     counts = status.count | sum(count << 8 * (n + 1) for n, count in enumerate(status.counts))
     return {"counts": counts, "last": status.last_frame, "lost": status.lost}
-
-
-@cocotb.test()
-async def what_is_offered_stays(dut):
-    """A Status that tells of no loss, too, when a packet comes behind it."""
-    bench = SenderBench(dut, DUTS)
-    await bench.start()
-    await bench.cycles(2 * IDLE_CYCLES)
-    offered = bench.get("o.payload")
-    assert bench.get("o.valid") and bench.shape("o").from_bits(offered).part.head.kind.value == 7
-    cocotb.start_soon(bench.give(2, [Packet.random(bench.random, 1, True)]))
-    for _ in range(12):
-        await bench.cycles(1)
-        assert bench.get("o.valid") and bench.get("o.payload") == offered
-    packets, told = await bench.within(50, bench.take(1))
-    assert len(packets) == len(told) == 1
 
 
 @cocotb.test()

@@ -17,13 +17,13 @@ class RetryPair(wiring.Component):
     """A sender and a receiver of one class, with memories of one bit a cell, its colour, and a ghost that knows all.
 
     All inputs are free: when packets of which length and colour come, when the sender's datapath takes, when the
-    receiver's consumer takes, what heads tell, and what the wires break. If `steady`, only the last: all else goes
-    on in every cycle.
+    receiver's consumer takes, what heads tell, and what the wires break. If `steady`, all goes on in every cycle, and
+    the wires break ``nothing``, anything ``forth``, or all that goes ``back``.
     """
 
-    def __init__(self, retry, steady=False):
+    def __init__(self, retry, steady=None):
         self.retry, self.steady = retry, steady
-        self.p = p = retry.RetryParameters((4,), **SMALL)
+        self.p = p = retry.RetryParameters((4,), **SMALL | ({"timeout_bits": 2} if steady else {}))
         super().__init__(
             {
                 "put": In(1),
@@ -34,6 +34,7 @@ class RetryPair(wiring.Component):
                 "break_forth": In(1),
                 "break_back": In(1),
                 "tell": In(p.report),
+                "take_out": In(1),
                 "pass_": In(1),
             }
         )
@@ -89,12 +90,15 @@ class RetryPair(wiring.Component):
         sent = send.valid & self.take
         m.d.comb += send.ready.eq(self.take)
         place = send.payload.place
+        following_frame = Signal(p.frame_bits)
+        with m.If(sent):
+            m.d.sync += following_frame.eq(send.payload.frame + 1)
         m.d.sync += [
             wire.valid.eq((sent | self.status) & ~self.break_forth),
             wire.behind.eq(~sent),
-            wire.frame.eq(Mux(sent, send.payload.frame, sender.frame)),
+            wire.frame.eq(Mux(sent, send.payload.frame, following_frame)),
             wire.cell.eq(send.payload.cell),
-            wire.cells.eq(kept_length[place]),
+            wire.cells.eq(send.payload.cells),
             wire_colours.eq(Cat(kept[(place + k) & (size - 1)] for k in range(p.longest))),
         ]
         packet = wire.valid & ~wire.behind
@@ -102,12 +106,12 @@ class RetryPair(wiring.Component):
         m.d.comb += [
             receiver.asked.cell.eq(wire.cell),
             receiver.asked.cells.eq(wire.cells),
-            receiver.store.eq(packet & receiver.accept),
+            receiver.store.eq(packet),
             receiver.framed.eq(wire.valid),
             receiver.frame.eq(wire.frame),
             receiver.behind.eq(wire.behind),
         ]
-        with m.If(receiver.store):
+        with m.If(packet & receiver.accept):
             m.d.sync += got_length[wire.cell & (size - 1)].eq(wire.cells)
             for k in range(p.longest):
                 with m.If(k < wire.cells):
@@ -126,30 +130,46 @@ class RetryPair(wiring.Component):
         ]
         m.d.comb += [sender.report.eq(back), receiver.told.eq(self.tell.losses)]
 
-        # Out, in order.
-        count = receiver.counts[0]
-        at = count & (size - 1)
-        go = self.pass_ & receiver.ready[0]
-        m.d.comb += [receiver.pass_.eq(go), receiver.passed.cells.eq(got_length[at])]
+        # Out, in order: taken, read, and passed on when that is done.
+        count, out = receiver.counts[0], receiver.next[0]
+        reading, passes = Signal(), Signal()
+        go = self.take_out & receiver.ready[0] & (~reading | self.pass_)
+        m.d.comb += [
+            passes.eq(reading & self.pass_),
+            receiver.take.eq(go),
+            receiver.pass_.eq(passes),
+            receiver.passed.cells.eq(true_length[count]),
+        ]
+        m.d.sync += reading.eq(go | reading & ~passes)
+        read_length = true_length[count]
         with m.If(go):
-            m.d.comb += Assert(got_length[at] == true_length[count], "the packet passed on is the next one")
+            m.d.comb += Assert(out.cells == true_length[out.cell], "the packet passed on is the next one")
+        with m.If(reading):
             for k in range(p.longest):
-                with m.If(k < got_length[at]):
+                with m.If(k < read_length):
                     m.d.comb += Assert(got[(count + k) & (size - 1)] == true[(count + k)[:bits]], "with its colours")
 
         if self.steady:
             all_ = [self.tell.classes, self.tell.frames, self.tell.losses]
             m.d.comb += [Assume(input_) for input_ in (self.put, self.take, self.status, self.pass_, *all_)]
+            m.d.comb += [
+                Assume(self.take_out),
+                Assume(self.break_back == (self.steady == "back")),
+                Assume(~self.break_forth | (self.steady == "forth")),
+            ]
             m.d.comb += [Assume(self.cells == 1), Assume(~self.colour)]
-        m.d.comb += [
-            Cover(go & (count == 2 * size - 1), "a number is used again"),
-            Cover(sender.send.valid & sender.send.payload.again & self.take & (count == size), "sent again"),
-            Cover(packet & ~receiver.accept, "comes twice"),
-            Cover(sender.timed_out, "nothing was told for too long"),
-        ]
+        if self.steady == "nothing":
+            m.d.comb += Cover(go & (count == 2 * size - 1), "a number is used again")
+        if self.steady == "forth":
+            m.d.comb += Cover(sender.send.valid & sender.send.payload.again & self.take, "sent again")
+        if self.steady == "back":
+            m.d.comb += [
+                Cover(receiver.double, "comes twice"),
+                Cover(sender.timed_out, "nothing was told for too long"),
+            ]
 
         # What holds in every state, with numbers compared from `tail` on:
-        # tail <= count <= reached <= limit <= fresh <= head.
+        # tail <= count <= next out <= reached <= limit <= fresh <= head.
         tail, fresh, head = sender.tail[0], sender.fresh[0], sender.head[0]
         reached, limit = Signal(bits), Signal(bits)
         m.d.sync += limit.eq(fresh)
@@ -166,31 +186,51 @@ class RetryPair(wiring.Component):
         def begins(x):
             return (x == head) | (true_length[x] != 0)
 
-        offered = send.payload.cell
-        lengths_now = []
-        for k in range(size):
-            port = sender.lengths[0].read_port(domain="comb")
-            m.d.comb += port.addr.eq(k)
-            lengths_now.append(port.data)
-        lengths_now = Array(lengths_now)
+        def all_of(memory):
+            ports = [memory.read_port(domain="comb") for _ in range(size)]
+            m.d.comb += [port.addr.eq(k) for k, port in enumerate(ports)]
+            return Array(port.data for port in ports)
+
+        lengths_now, stored_lengths = all_of(sender.lengths[0]), all_of(receiver.lengths[0])
         m.d.comb += [
             Assert(~put | (ahead(next_, count) < size), "no cell is used again before it has been passed on"),
             Assert(ahead(fresh, tail) <= size, "credits are never negative"),
             Assert(
-                ordered(tail, count, reached, limit, fresh, head, next_), "passed on after told, sent before passed on"
+                ordered(tail, count, out.cell, reached, limit, fresh, head, next_),
+                "passed on after told, sent before passed on",
             ),
+            Assert(out.cell == Mux(reading, (count + read_length)[:bits], count)),
+            Assert(~reading | (read_length != 0) & (read_length <= p.longest)),
+            Assert((out.cells != 0) == receiver.ready[0]),
+            Assert(
+                ~receiver.ready[0]
+                | receiver.stored[0].bit_select(out.cell & (size - 1), 1)
+                | receiver.stores & (receiver.recent.cell == out.cell)
+            ),
+            Assert(~receiver.ready[0] | (out.cells == true_length[out.cell])),
             Assert(ahead(next_, tail) <= size),
             Assert(begins(tail) & begins(count) & begins(reached) & begins(limit) & begins(fresh)),
+            Assert(begins(out.cell)),
             Assert(following == (next_ != head)),
-            Assert(~following | (ahead(head, tail) <= size - p.longest)),
+            Assert(sender.room[0] == (ahead(head, tail) <= size - p.longest)),
+            Assert(~following | sender.room[0]),
             Assert(~following | (ahead(next_, head) + left == true_length[head]) & (true_length[head] <= p.longest)),
             Assert(~back.classes | (ahead(back.passed[0], tail) <= ahead(count, tail)) & begins(back.passed[0])),
-            Assert(~send.valid | (ahead(fresh, offered + 1) < size) & (place == (offered & (size - 1)))),
-            Assert(~send.valid | (kept_length[place] != 0) & (kept_length[place] <= p.longest)),
-            Assert(
-                ~(send.valid & (ahead(offered, tail) < ahead(fresh, tail)))
-                | (true_length[offered] != 0) & (true_length[offered] <= ahead(fresh, offered))
+            # What is sent is kept, and is named rightly, unless it was passed on meanwhile.
+            Assert(~send.valid | (send.payload.cells == kept_length[place])),
+            *(
+                assertion
+                for valid, one in ((sender.offered, send.payload), (sender.repeats, sender.repeat))
+                for assertion in (
+                    Assert(~valid | (ahead(fresh, one.cell + 1) < size) & (one.place == (one.cell & (size - 1)))),
+                    Assert(~valid | (one.cells != 0) & (one.cells <= p.longest)),
+                    Assert(
+                        ~(valid & (ahead(one.cell, tail) < ahead(fresh, tail)))
+                        | (true_length[one.cell] == one.cells) & (one.cells <= ahead(fresh, one.cell))
+                    ),
+                )
             ),
+            Assert(~receiver.stores | (ahead(reached, receiver.recent.cell + 1) < size)),
             Assert(~packet | (ahead(limit, wire.cell + 1) < size) & (wire.cells != 0) & (wire.cells <= p.longest)),
         ]
         is_new = packet & (ahead(wire.cell, count) < ahead(limit, count))
@@ -218,29 +258,50 @@ class RetryPair(wiring.Component):
                     & ((length_x == 1) | (true_length[(x + 1)[:bits]] == 0))
                 ),
             ]
-            stored = receiver.stored[0].bit_select(at_y, 1)
+            recent = receiver.stores & (receiver.recent.cell == y) & (ahead(y, out.cell) < size)
+            kept_there = receiver.stored[0].bit_select(at_y, 1)
+            stored = kept_there | recent
             length_y = true_length[y]
-            m.d.comb += Assert(
-                ~stored
-                | (d < ahead(reached, count))
-                & (length_y != 0)
-                & (got_length[at_y] == length_y)
-                & (d + length_y <= ahead(reached, count))
-            )
+            m.d.comb += [
+                Assert(
+                    ~stored
+                    | (d < ahead(reached, count))
+                    & (length_y != 0)
+                    & (got_length[at_y] == length_y)
+                    & (d + length_y <= ahead(reached, count))
+                ),
+                # Bits are of what is not taken yet.
+                Assert(~kept_there | (d >= ahead(out.cell, count)) & (stored_lengths[at_y] == length_y)),
+                Assert(~recent | (receiver.recent.cells == length_y)),
+            ]
             for k in range(p.longest):
                 m.d.comb += Assert(~(stored & (k < length_y)) | (got[(y + k) & (size - 1)] == true[(y + k)[:bits]]))
         return m
 
 
 BROKEN = {
-    "a cell is used too soon": ("<= size - p.longest)", "<= size - p.longest + 1)"),
-    "a count is taken for one more": ("tail[n].eq(report.passed[n])", "tail[n].eq(report.passed[n] + 1)"),
-    "a place where no packet begins is sent again": ("kept.eq(begins[n] & (", "kept.eq(("),
-    "what is behind the count is sent again": ("old.cell.eq(tail[n] + behind)", "old.cell.eq(tail[n] + index)"),
+    "a cell is used too soon": (
+        "(after - next_tail)[: p.cell_bits] <= size - p.longest",
+        "(after - next_tail)[: p.cell_bits] <= size - p.longest + 1",
+    ),
+    "a count is taken for one more": ("report.passed[n], tail[n])", "report.passed[n] + 1, tail[n])"),
+    "a place where no packet begins is sent again": ("kept.eq(lengths[n].any() & (", "kept.eq(("),
+    "what is behind the count is sent again": (
+        "old.cell.eq(self.tail[n] + behind)",
+        "old.cell.eq(self.tail[n] + index)",
+    ),
+    "what was passed on is sent as long as it was": ("valid.eq(offered & ~gone)", "valid.eq(offered)"),
     "a packet is sent before it is whole": ("with m.If(self.last):", "with m.If(1):"),
-    "a packet that came before is taken again": ("+ asked.cells <= size", "<= size"),
-    "a cell is passed on twice": ("stored & ~Mux(going, 1 << low, 0)", "stored"),
-    "a count runs ahead": ("count.eq(count + passed.cells)", "count.eq(count + passed.cells + 1)"),
+    "a packet that came before is taken again": (
+        "(packet.cell - next_.cell)[: p.cell_bits] < size",
+        "(packet.cell - next_.cell)[: p.cell_bits] <= size",
+    ),
+    "any packet that comes is the next one": ("(asked.kind == n) & (asked.cell == following)", "(asked.kind == n)"),
+    "a cell is passed on twice": (
+        "(stored | put) & ~Mux(self.take[n], 1 << (next_.cell & (size - 1)), 0)",
+        "stored | put",
+    ),
+    "a count runs ahead": ("count.eq(count + self.passed.cells)", "count.eq(count + self.passed.cells + 1)"),
 }
 """What is wrong, and the change that makes it so."""
 
@@ -250,8 +311,9 @@ def test_the_retry_is_proven():
     assert verdict.holds, f"these fail: {verdict.failed}"
 
 
-def test_what_is_proven_happens():
-    verdict = formal.covered(RetryPair(retry, steady=True), 28)
+@pytest.mark.parametrize("steady", ["nothing", "forth", "back"])
+def test_what_is_proven_happens(steady):
+    verdict = formal.covered(RetryPair(retry, steady), 32)
     assert verdict.holds, f"these never happen: {verdict.failed}"
 
 
