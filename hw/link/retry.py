@@ -294,15 +294,20 @@ class RetrySender(wiring.Component):
         m.submodules.frames = frames = memory.Memory(shape=of_place, depth=p.places, init=[])
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=Shape.cast(place).width, depth=p.places)
 
-        lost, last = Signal(p.history), Signal(number)
+        # Frames before `last` that are to be looked up, and that have been: told again, these are not.
+        lost, done, last = Signal(p.history), Signal(p.history), Signal(number, init=-1)
         oldest_first = lost[::-1]
         oldest = (oldest_first & (~oldest_first + 1)[: p.history])[::-1]
         ages = range(p.history)
         age = Cat(Cat(oldest[n] for n in ages if n >> bit & 1).any() for bit in range((p.history - 1).bit_length()))
+        looked, moved, known = Signal(p.history), Signal(number), Signal(p.history)
+        m.d.comb += [looked.eq(done | Mux(self.timed_out, 0, oldest)), moved.eq(report.last - last), known.eq(looked)]
         with m.If(report.losses):
-            m.d.sync += [lost.eq(report.lost), last.eq(report.last)]
-        with m.Elif(~self.timed_out):
-            m.d.sync += lost.eq(lost & ~oldest)
+            m.d.comb += known.eq(Mux(moved < p.history, looked << moved[: (p.history - 1).bit_length()], 0))
+            m.d.sync += [lost.eq(report.lost & ~known), last.eq(report.last)]
+        with m.Else():
+            m.d.sync += lost.eq(lost & ~known)
+        m.d.sync += done.eq(known)
 
         # A place that timed out goes the same way, whichever frame it was in.
         stage = data.StructLayout({"valid": 1, "expired": 1, "frame": number, "place": place})

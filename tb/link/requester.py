@@ -438,8 +438,11 @@ async def an_old_answer_harms_none_that_waits(dut):
     await bench.cycles(5)
     listening.cancel()
     (asked,) = bench.asked
-    parts = [{"first": True, "last": True, "has_line": True, "line": line_of(2, n),
-              "head": {"form": form_of(1, 0), "tag": asked.tag + n, "epoch": asked.epoch}} for n in range(4)]  # fmt: skip
+    heads = [{"form": form_of(1, 0), "tag": asked.tag + n, "epoch": asked.epoch} for n in range(4)]
+    parts = [
+        {"first": True, "last": True, "has_line": True, "line": line_of(2, n), "head": head}
+        for n, head in enumerate(heads)
+    ]
     await bench.answer(parts[1:])
     await bench.answer([part | {"line": 0, "head": part["head"] | {"epoch": asked.epoch ^ 1}} for part in parts])
     await bench.answer(parts[:1])

@@ -337,6 +337,28 @@ async def losses_wait_until_frames_are_taken(dut):
 
 
 @cocotb.test()
+async def losses_that_are_told_over_and_over(dut):
+    """As an idle other side does: all of the history lost, and each packet is sent again once, and soon."""
+    bench = RetryBench(dut)
+    await bench.start()
+    bench.port("sender.send.ready").value = 1
+    sent, history = Sent(bench), bench.p.history
+    for period in (1, 2, 3, 5, 8):
+        await sent.fill(lambda kind: 1)
+        for kind in bench.classes:
+            await sent.tell(**sent.pass_on(kind, 1))
+        last, found = len(sent.frames) - 1, []
+        lost = [last - n for n in range(history) if last >= n and sent.frames[last - n] in sent.latest]
+        expected = [sent.frames[frame] for frame in sorted(lost) if sent.latest[sent.frames[frame]] == frame]
+        mask = sum(1 << last - frame for frame in lost)
+        for _ in range(100 // period):
+            report = {"losses": 1, "lost": mask, "last": last % (1 << bench.p.frame_bits), "frames": 1}
+            found += await sent.tell(**report)
+            found += await sent.cycles(period - 1)
+        assert found == expected, f"told every {period} cycles: {found} are sent again, {expected} expected"
+
+
+@cocotb.test()
 async def what_is_passed_on_meanwhile_is_not_sent_again(dut):
     """Told lost, and passed on before it is taken, whether it is offered then or waits: the others are sent again."""
     bench = RetryBench(dut)

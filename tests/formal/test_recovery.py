@@ -18,7 +18,8 @@ _SPEC.loader.exec_module(_PAIR)
 _PAIR.Assert = _PAIR.Cover = lambda *_: []
 
 FREE = 6
-"""Cycles in which all inputs are free, unless it is told otherwise; from then on, both sides send and take in each cycle, and tell of all."""
+"""Cycles in which all inputs are free, unless it is told otherwise; from then on, both sides send and take in each
+cycle, and tell of all."""
 STATUS = 8
 """But of losses every so many cycles, as an idle link does."""
 WITHIN = 40
@@ -97,7 +98,7 @@ def recovers(component):
     return formal.bounded(component, component.last + WITHIN + 2)
 
 
-@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("tells", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_one_break_amid_traffic_is_recovered_from(tells):
     verdict = recovers(Recovery(retry, tells=tells, plain=True, free=0))
     assert verdict.holds, f"these fail: {verdict.failed}"
