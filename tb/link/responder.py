@@ -383,3 +383,21 @@ async def has_room_for_what_is_coming(dut):
         for n in range(tag):
             found, _ = await bench.within(100, bench.answers(1, n, Op.Read), f"answer to request {n} of {tag}")
             assert found[0][0] is MemoryStatus.Ok
+
+
+@cocotb.test()
+async def forgets_answers_that_come_at_once(dut):
+    """In the very cycle in which it is lost, or the next one, and those behind them."""
+    bench = ResponderBench(dut, DUTS)
+    await bench.start(latency=10)
+    await bench.ask(Op.Write, 1, 0, 8, 5)
+    await bench.within(100, bench.answers(8, 5, Op.Write))
+    for pause in range(1, 36):
+        await bench.ask(Op.Read, 0, 0, 16, 7)
+        await bench.cycles(pause)
+        dut.lost.value = 1
+        await bench.cycles(1)
+        dut.lost.value = 0
+        await bench.ask(Op.Read, 1, 0, 8, 99)
+        found, _ = await bench.within(200, bench.answers(8, 99, Op.Read), f"answers, lost {pause} cycles after")
+        assert found == [(MemoryStatus.Ok, bench.content[1, k]) for k in range(8)], f"lost {pause} cycles after"
