@@ -562,7 +562,7 @@ async def story(dut):
     await bench.cycles(1)
     bench.go()
     # Amid the answer's three blocks.
-    await bench.cycles(usual - 21)
+    await bench.cycles(usual - 20)
     bench.noise(1, drops=NEARLY_ALL)
     await bench.cycles(1)
     bench.noise(1)
