@@ -151,13 +151,8 @@ class Packer(wiring.Component):
                 if k == 0:
                     m.d.comb += block.start.eq(Mux(shown & within, word[32], 1))
 
-        # Copies, each for a row of words that come; without `keep` they would become one again.
-        turns = [Signal.like(behind, name=f"turn{n}", attrs={"keep": 1}) for n in range(3)]
-        firsts = [Signal(init=1, name=f"first{n}", attrs={"keep": 1}) for n in range(3)]
-        m.d.sync += [turn.eq(next_behind) for turn in turns] + [first.eq(next_ended) for first in firsts]
-
         # Each column is a queue of words: those that come go behind those that stay.
-        for k, new in enumerate(self._columns(m, firsts, turns)):
+        for k, new in enumerate(self._columns(m, ended, behind)):
             old = [words[k] for words in rows]
             # Where a part comes no more than `stay_blocks` stay.
             stays, next_stays = Signal(range(stay_blocks + 2), name=f"stays{k}"), next_stay + (next_behind > k)
@@ -171,14 +166,14 @@ class Packer(wiring.Component):
 
         return m
 
-    def _columns(self, m, firsts, turns):
+    def _columns(self, m, first, turn):
         """The words of the part that comes, by columns, if its first one is in column ``turn``: three of each."""
         part, crc = self.i.payload.part, self.i.payload.crc
         tail = Cat(Mux(part.has_line, part.line[:32], crc), part.line[32:], crc)
         head, body = Value.cast(part.head), part.body
         rows = []
-        for first, turn, at in zip(firsts, turns, range(0, PART_WORDS_MAX, BLOCK_WORDS), strict=True):
-            come = Mux(first, Mux(part.has_body, Cat(head, body, tail), Cat(head, tail)), tail)
+        come = Mux(first, Mux(part.has_body, Cat(head, body, tail), Cat(head, tail)), tail)
+        for at in range(0, PART_WORDS_MAX, BLOCK_WORDS):
             words = [come[32 * n : 32 * n + 32] for n in range(at, min(at + BLOCK_WORDS, PART_WORDS_MAX))]
             size = len(words)
             for n in range((size - 1).bit_length()):
@@ -188,7 +183,7 @@ class Packer(wiring.Component):
             # Behind the part's last word any may be.
             rows.append([words[k % size] for k in range(BLOCK_WORDS)])
         columns = [list(column) for column in zip(*rows)]
-        columns[0] = [Cat(word, firsts[0] & (turns[0] == 0) if n == 0 else 0) for n, word in enumerate(columns[0])]
+        columns[0] = [Cat(word, first & (turn == 0) if n == 0 else 0) for n, word in enumerate(columns[0])]
         return columns
 
 

@@ -20,8 +20,6 @@ _PAIR.Assert = _PAIR.Cover = lambda *_: []
 FREE = 6
 """Cycles in which all inputs are free, unless it is told otherwise; from then on, both sides send and take in each
 cycle, and tell of all."""
-STATUS = 8
-"""But of losses every so many cycles, as an idle link does."""
 WITHIN = 40
 """Cycles from the last one that may be broken: by then, all is passed on. A timeout is 8 to 16 of them."""
 
@@ -30,8 +28,8 @@ class Recovery(wiring.Component):
     """A ``RetryPair`` of ``tests/formal/test_retry.py`` that is to carry three packets.
 
     If it is `plain`, they are of one cell and colour. Up to `breaks` times, in the first `last` cycles, what is on the
-    wires in a cycle is broken, forth or back. Unless
-    `tells`, no loss is ever told, as if all that tell of one were broken too: timeouts must do.
+    wires in a cycle is broken, forth or back. Unless `tells`, no loss is ever told, as if all that tell of one were
+    broken too: timeouts must do.
     """
 
     put: In(1)
@@ -72,7 +70,7 @@ class Recovery(wiring.Component):
             pair.colour.eq(0 if self.plain else self.colour),
             *(getattr(pair, name).eq(getattr(self, name) | fair) for name in ("take", "status", "take_out", "pass_")),
             *(getattr(pair.tell, name).eq(self.told[n] | fair) for n, name in enumerate(("classes", "frames"))),
-            pair.tell.losses.eq(Mux(fair, cycle % STATUS == 0, self.told[2]) & self.tells),
+            pair.tell.losses.eq((self.told[2] | fair) & self.tells),
             pair.break_forth.eq(self.break_forth),
             pair.break_back.eq(self.break_back),
             Assume((breaks == 0) | (cycle < self.last)),
@@ -88,6 +86,7 @@ class Recovery(wiring.Component):
 
 BROKEN = {
     "nothing is sent again": (True, "looks.valid.eq(self.timed_out | lost.any())", "looks.valid.eq(0)"),
+    "what is told again is looked up again": (True, "lost.eq(report.lost & ~known)", "lost.eq(report.lost)"),
     "there is no timeout": (False, "m.d.sync += stale[n].eq(1)", "m.d.sync += stale[n].eq(0)"),
 }
 """Whether losses are told; what is wrong, and the change that makes it so."""
