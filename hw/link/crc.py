@@ -1,5 +1,8 @@
 """The CRC of a packet."""
 
+from functools import reduce
+from operator import xor
+
 from amaranth.hdl import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -12,24 +15,24 @@ _POLYNOMIAL = 0x82F63B78
 """Reflected: bit 31 is of x^0."""
 
 
-_SUMS = [(n, which) for n in range(0, 32, 4) for which in range(1, 16)]
-"""Of each four bits of a remainder, 15 ways of going into some of them."""
+_SEGMENT = 64
+"""Bits of a line that are looked at as one: what they add to the remainder is a register of its own, so that no bit has
+to be brought to all places."""
 
 
-def _sums(bits, zeros=0):
-    """The bits of a message added up, by which of each four bits of the remainder they go into: that takes half as much
-    as each bit of the remainder on its own. The first bit is the lowest, and so many zeros come behind them."""
+def _remainder(bits, zeros=0):
+    """What the CRC's register holds after a message and so many zeros, when it held 0 before them; the message's first
+    bit is the lowest. Bits that go into the same ones of four neighbours of the remainder are added up once for all."""
     columns = [1]
     for _ in range(zeros + len(bits)):
         columns.append(columns[-1] >> 1 ^ (_POLYNOMIAL if columns[-1] & 1 else 0))
     columns = columns[: -len(bits) - 1 : -1]
-    return Cat(Cat(bit for bit, column in zip(bits, columns) if column >> n & 15 == which).xor() for n, which in _SUMS)
-
-
-def _remainder(sums):
-    """What the CRC's register holds after a message, when it held 0 before it."""
-    parts = [[bit for bit, (of, which) in zip(sums, _SUMS) if of == n & ~3 and which >> n % 4 & 1] for n in range(32)]
-    return Cat(Cat(part).xor() for part in parts)
+    remainder = []
+    for first in range(0, 32, 4):
+        groups = [[bit for bit, column in zip(bits, columns) if column >> first & 15 == which] for which in range(16)]
+        sums = [Cat(group).xor() for group in groups]
+        remainder += [Cat(sums[which] for which in range(16) if which >> n & 1).xor() for n in range(4)]
+    return Cat(remainder)
 
 
 class PacketCrc(wiring.Component):
@@ -62,22 +65,24 @@ class PacketCrc(wiring.Component):
         part = self.i.payload.part
         head, body, line = (Value.cast(bits) for bits in (part.head, part.body, part.line))
         begun = Cat(~head[:32], head[32:])
-        sums = Signal(len(_SUMS))
-        after_head, of_line = Signal(32), Signal(len(_SUMS))
-        m.d.comb += sums.eq(Mux(part.has_body, _sums(Cat(begun, body)), _sums(begun)))
+        of_head, of_body = Signal(32), Signal(32)
+        of_line = [Signal(32, name=f"of_line{n}") for n in range(len(line) // _SEGMENT)]
         with m.If(step_in):
             m.d.sync += [
                 valid.eq(self.i.valid),
                 between.eq(self.i.payload),
-                after_head.eq(_remainder(sums)),
-                of_line.eq(_sums(line)),
+                of_head.eq(Mux(part.has_body, _remainder(begun, len(body)), _remainder(begun))),
+                of_body.eq(Mux(part.has_body, _remainder(body), 0)),
             ]
+            for n, of_segment in enumerate(of_line):
+                first, behind = n * _SEGMENT, (n + 1) * _SEGMENT
+                m.d.sync += of_segment.eq(_remainder(line[first:behind], len(line) - behind))
 
-        register, before, after, of_all = Signal(32), Signal(32), Signal(32), Signal(len(_SUMS))
+        register, before, with_line, after = (Signal(32) for _ in range(4))
         m.d.comb += [
-            before.eq(Mux(between.part.first, after_head, register)),
-            of_all.eq(_sums(before, 480) ^ of_line),
-            after.eq(Mux(between.part.has_line, _remainder(of_all), before)),
+            before.eq(Mux(between.part.first, of_head ^ of_body, register)),
+            with_line.eq(reduce(xor, of_line, _remainder(before, len(line) - 32))),
+            after.eq(Mux(between.part.has_line, with_line, before)),
         ]
         with m.If(step_out):
             m.d.sync += [

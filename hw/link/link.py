@@ -207,7 +207,6 @@ class Link(wiring.Component):
             i, packets_i = getattr(self, f"i{n}"), getattr(packets, f"i{n}")
             m.d.comb += [packets_i.valid.eq(i.valid), packets_i.payload.eq(i.payload), i.ready.eq(packets_i.ready)]
         m.d.comb += [
-            sender.wanted.eq(training.wanted),
             sender.dense.eq(training.dense),
             sender.session.eq(training.session),
             sender.heard.eq(receiver.heard),
@@ -236,6 +235,8 @@ class Link(wiring.Component):
         ]
         for name in ("losses", "training", "active", "dead"):
             m.d.comb += getattr(self.counts, name).eq(getattr(training, name))
+        # What is to be sent follows what is heard a cycle later, and so do counts what they count: none is in a hurry.
+        m.d.sync += sender.wanted.eq(training.wanted)
         for count, event in (
             (self.counts.sent, packets.begun),
             (self.counts.again, packets.again),
@@ -246,5 +247,6 @@ class Link(wiring.Component):
             (self.counts.sessions, training.renew),
             *((self.counts.stalls[n], packets.stalled[n]) for n in range(CLASSES)),
         ):
-            m.d.sync += count.eq(count + event)
+            happened = Signal.like(event, name="happened")
+            m.d.sync += [happened.eq(event), count.eq(count + happened)]
         return m

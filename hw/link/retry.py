@@ -509,11 +509,9 @@ class RetryReceiver(wiring.Component):
         # Told at once, and again when `again` frames have come since: `since` is one more than these.
         unsaid = Signal()
         since = Signal(range(p.again + 2))
-        due = since == p.again + 1
-        m.d.comb += self.tell.eq(unsaid | due)
         with m.If(forward & (self.behind | (ahead != 1))):
-            m.d.sync += [unsaid.eq(1), since.eq(0)]
+            m.d.sync += [self.tell.eq(1), unsaid.eq(1), since.eq(0)]
         with m.Elif(self.told):
-            m.d.sync += [unsaid.eq(0), since.eq(unsaid)]
-        with m.Elif(forward & (since != 0) & ~due):
-            m.d.sync += since.eq(since + 1)
+            m.d.sync += [self.tell.eq(0), unsaid.eq(0), since.eq(unsaid)]
+        with m.Elif(forward & (since != 0) & (since != p.again + 1)):
+            m.d.sync += [self.tell.eq(unsaid | (since == p.again)), since.eq(since + 1)]
