@@ -50,10 +50,10 @@ class Part:
     options
         Its name and speed grade, and how it is placed, for nextpnr.
     clock
-        The pin of the clock, if it is not left to nextpnr: one from which a way leads to the clocks' wires.
+        The pin of the clock; empty if that is left to nextpnr, which may take one that it then finds no way from.
     luts
-        Inputs of its look-up tables: up to seven, out of several of four, where speed counts most; only four where
-        wires are short, since each input of a wider one goes to many places.
+        Inputs of its look-up tables, for ABC: those of more than four are made of several, which is quicker, but
+        takes each input to all of them.
     aim
         MHz that nextpnr is told to reach.
     megahertz
