@@ -124,7 +124,7 @@ BLOCKS = {
         Block("ingest", "host.ingest", lambda m: m.Ingest()),
         Block("egress", "host.egress", lambda m: m.Egress()),
         Block("dispatch", "master.dispatch", lambda m: m.Dispatch(EngineKind)),
-        *(Block(f"link-{n}", "link.port", lambda m, n=n: _port(m, n), place=n == 1, part=SERIAL) for n in (1, 2, 4)),
+        Block("link-1", "link.port", lambda m: _port(m, 1), part=SERIAL),
         Block("chip", "gpu", lambda m: m.Gpu()),
     )
 }

@@ -315,7 +315,7 @@ class RetrySender(wiring.Component):
         carried_write, carried_read = carried.write_port(), carried.read_port()
         frames_write, frames_read = frames.write_port(), frames.read_port()
         where, queues = Signal(place), Signal()
-        # What was found a cycle ago, and is queued now: for one that is looked up with it, it is there already.
+        # What was queued while this one was looked up.
         newest, newest_valid = Signal(place), Signal()
         m.d.sync += [newest.eq(found.place), newest_valid.eq(queues)]
         m.d.comb += where.eq(Mux(finds.expired, finds.place, carried_read.data))
@@ -337,8 +337,8 @@ class RetrySender(wiring.Component):
                 & (found.expired | (frames_read.data.frame == found.frame))
                 & ~(newest_valid & (newest == found.place))
             ),
-            queue.w_en.eq(newest_valid),
-            queue.w_data.eq(newest),
+            queue.w_en.eq(queues),
+            queue.w_data.eq(found.place),
             # Nothing is begun while one is looked up, so that these do not meet.
             carried_write.en.eq(begun),
             carried_write.addr.eq(offer.frame),

@@ -11,7 +11,7 @@ AGAIN = "if that is right: make bench ACCEPT=1"
 
 
 # The chip takes as long as all its blocks together, a link's port minutes.
-LONG = dict.fromkeys(("chip", "link-1", "link-2", "link-4"), pytest.mark.soak)
+LONG = dict.fromkeys(("chip", "link-1"), pytest.mark.soak)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=LONG.get(name, ())) for name in synth.BLOCKS])
