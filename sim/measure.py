@@ -77,7 +77,6 @@ TARGETS = (
 _UNITS = (
     (r"cycles[ _]per[ _]pixel", "cycles/pixel"),
     (r"cycles[ _]per[ _]second", "cycles/s"),
-    (r"fmax$", "MHz"),
     (r"^synth/", ""),
     (r"^memory\.ddr", "lines/cycle"),
     (r"% of the raw line$", "%"),
