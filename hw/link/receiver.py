@@ -167,15 +167,15 @@ class PacketReceiver(wiring.Component):
         ]
 
         # When all of it is read, it is passed on; and given from registers.
-        given = cells.o.payload
+        given, kept = cells.o.payload, Signal(Delivery, reset_less=True)
         m.d.comb += [
+            self.o.payload.eq(kept),
             retry.pass_.eq(cells.o.valid & given.part.last),
             retry.passed.kind.eq(given.kind),
             retry.passed.cells.eq(given.cells),
             cells.o.ready.eq(1),
         ]
-        m.d.sync += [self.o.valid.eq(cells.o.valid), self.o.payload.kind.eq(given.kind)]
-        m.d.sync += self.o.payload.part.eq(given.part)
+        m.d.sync += [self.o.valid.eq(cells.o.valid), kept.kind.eq(given.kind), kept.part.eq(given.part)]
         return m
 
     def _tell(self, m, retry, head, right, is_status):

@@ -225,8 +225,8 @@ class RetrySender(wiring.Component):
         # What is offered, and what that is written down of it in the next cycle.
         offered, offer, begun = self.offered, Signal(p.sending), Signal()
         gone = Signal()
-        looking, queued = self._find_lost(m, begun, offer, expired)
-        pending = self._fetch_repeat(m, queued, looked_up, lengths_there)
+        looking, finding, queued = self._find_lost(m, begun, offer, expired)
+        pending = finding | self._fetch_repeat(m, queued, looked_up, lengths_there)
 
         next_frame = Signal(p.frame_bits)
         heard = Signal(p.frame_bits, init=-1)
@@ -281,10 +281,11 @@ class RetrySender(wiring.Component):
         return m
 
     def _find_lost(self, m, begun, offer, expired):
-        """Places of packets whose last frame was lost, each once: whether they are looked for, and a queue of them.
+        """Places of packets whose last frame was lost: whether they are looked for, or just found, and a queue of them.
 
         A frame that is lost is looked up with what it carried, that with the frame that carried it last. What is queued
-        is marked there, until it is sent again.
+        is marked there, until it is sent again: it is queued once, and no new packet is begun before it has left the
+        queue.
         """
         p = self.parameters
         report = self.report
@@ -315,7 +316,7 @@ class RetrySender(wiring.Component):
         carried_write, carried_read = carried.write_port(), carried.read_port()
         frames_write, frames_read = frames.write_port(), frames.read_port()
         where, queues = Signal(place), Signal()
-        # What was queued while this one was looked up.
+        # What was found a cycle ago, and is queued now: for one that is looked up with it, it is there already.
         newest, newest_valid = Signal(place), Signal()
         m.d.sync += [newest.eq(found.place), newest_valid.eq(queues)]
         m.d.comb += where.eq(Mux(finds.expired, finds.place, carried_read.data))
@@ -337,8 +338,8 @@ class RetrySender(wiring.Component):
                 & (found.expired | (frames_read.data.frame == found.frame))
                 & ~(newest_valid & (newest == found.place))
             ),
-            queue.w_en.eq(queues),
-            queue.w_data.eq(found.place),
+            queue.w_en.eq(newest_valid),
+            queue.w_data.eq(newest),
             # Nothing is begun while one is looked up, so that these do not meet.
             carried_write.en.eq(begun),
             carried_write.addr.eq(offer.frame),
@@ -348,7 +349,7 @@ class RetrySender(wiring.Component):
             frames_write.data.frame.eq(offer.frame),
             frames_write.data.there.eq(begun),
         ]
-        return looks.valid | finds.valid, queue
+        return looks.valid | finds.valid, found.valid | newest_valid, queue
 
     def _fetch_repeat(self, m, queue, looked_up, lengths):
         """The next of the queue, if it is still to be sent, in ``repeat``; whether there are any."""

@@ -140,7 +140,8 @@ class PacketSender(wiring.Component):
             status.count.eq(self.counts[0]),
             *(status.counts[n].eq(self.counts[n + 1]) for n in range(CLASSES - 1)),
         ]
-        i, part = crc.i, crc.i.payload.part
+        i, part = crc.i, Signal(Part, reset_less=True)
+        m.d.comb += i.payload.part.eq(part)
         m.d.sync += [i.valid.eq(cells.o.valid | is_status), part.eq(given.part)]
         with m.If(is_status):
             m.d.sync += [part.first.eq(1), part.last.eq(1), part.has_body.eq(1), part.has_line.eq(0)]
@@ -162,7 +163,7 @@ class PacketSender(wiring.Component):
         p, classes = self.parameters, range(CLASSES)
         m.submodules.turns = turns = Turns(CLASSES)
         inputs = [getattr(self, f"i{n}") for n in classes]
-        parts, chosen = [Signal(Part, name=f"part{n}") for n in classes], Signal(CLASSES)
+        parts, chosen = [Signal(Part, name=f"part{n}", reset_less=True) for n in classes], Signal(CLASSES)
 
         def cells_of(part):
             lines = part.head.form[:4]

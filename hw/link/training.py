@@ -57,7 +57,7 @@ class Training(wiring.Component):
     session : :py:`Out(4)`
         0 until the other side is first heard, and never again.
     losses : :py:`Out(32)`
-        Times that a lane which was heard was no more.
+        Times that a lane which was heard was no more; each a cycle later.
     training, active, dead : :py:`Out(32)`
         Cycles in each state. All counts wrap.
     """
@@ -148,9 +148,12 @@ class Training(wiring.Component):
         with m.If(~self.up | (known & ~theirs).any()):
             m.d.sync += since.eq(0)
 
-        before = Signal(self.lanes)
-        gone = before & ~self.heard[: self.lanes]
-        m.d.sync += [before.eq(self.heard), self.losses.eq(self.losses + reduce(add, gone))]
+        before, gone = Signal(self.lanes), Signal(self.lanes)
+        m.d.sync += [
+            before.eq(self.heard),
+            gone.eq(before & ~self.heard[: self.lanes]),
+            self.losses.eq(self.losses + reduce(add, gone)),
+        ]
         for name, state in (
             (self.training, LinkState.Training),
             (self.active, LinkState.Active),

@@ -128,7 +128,7 @@ class Unpacker(wiring.Component):
         # A ring of blocks: as many as it takes that parts need not wait. Rows are chosen by bits that are known when a
         # cycle begins, and what is in them never moves.
         size = -(-(_SPAN - 1 + min(self.lanes, 2) + 2 * self.lanes) // self.lanes) * self.lanes
-        rows = [Signal(row, name=f"row{n}") for n in range(size)]
+        rows = [Signal(row, name=f"row{n}", reset_less=True) for n in range(size)]
         room = Signal(init=1)
         came, used = self._write(m, rows, room)
 

@@ -53,12 +53,22 @@ def _part(m, kind, number, index, fixed):
 
 
 class Source(wiring.Component):
-    """Packets of one class, numbered from 0, while ``go``; each with probability ``rate``/16 in a cycle."""
+    """Packets of one class, numbered from 0, while ``go``; each with probability ``rate``/16 in a cycle.
+
+    What is offered stays offered without ``go``: one is ``sent`` later, as long as the source is ``busy``.
+    """
 
     def __init__(self, kind):
         self.kind = kind
         super().__init__(
-            {"go": In(1), "rate": In(5), "lines": In(4), "o": Out(stream.Signature(Part)), "sent": Out(32)}
+            {
+                "go": In(1),
+                "rate": In(5),
+                "lines": In(4),
+                "o": Out(stream.Signature(Part)),
+                "busy": Out(1),
+                "sent": Out(32),
+            }
         )
 
     def elaborate(self, platform):
@@ -69,7 +79,8 @@ class Source(wiring.Component):
         offered = Signal()
         m.d.comb += [
             self.o.payload.eq(part),
-            self.o.valid.eq(offered | (index != 0) | (self.go & (dice[3:7] < self.rate))),
+            self.busy.eq(offered | (index != 0)),
+            self.o.valid.eq(self.busy | (self.go & (dice[3:7] < self.rate))),
         ]
         m.d.sync += offered.eq(self.o.valid & ~self.o.ready)
         with m.If(self.o.valid & self.o.ready):

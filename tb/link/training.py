@@ -49,7 +49,7 @@ class Rules:
         self.lanes, self.state, self.session = lanes, "Training", 0
         self.renew, self.resumable, self.lost_for = False, False, 0
         self.lost = True
-        self.since, self.known, self.before = 0, 0, 0
+        self.since, self.known, self.before, self.gone = 0, 0, 0, 0
         self.counts = dict.fromkeys(COUNTS, counts)
 
     def outputs(self, told):
@@ -71,8 +71,8 @@ class Rules:
 
     def step(self, heard, told):
         self.counts[self.state.lower()] += 1
-        self.counts["losses"] += (self.before & ~heard).bit_count()
-        self.before = heard
+        self.counts["losses"] += self.gone.bit_count()
+        self.before, self.gone = heard, self.before & ~heard
         theirs = told["heard"] & (1 << self.lanes) - 1
         self.since = 0 if self.state != "Active" or self.known & ~theirs else self.since + 1
         self.known = theirs

@@ -2,12 +2,13 @@
 
 from functools import reduce
 from itertools import pairwise
-from operator import add, xor
+from operator import add, or_, xor
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from amaranth.hdl import *
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import exact_log2
 
@@ -16,6 +17,8 @@ from tessera.hw.link import packet
 from tessera.hw.link import receiver as receiver_module
 from tessera.hw.link import requester as requester_module
 from tessera.hw.link import responder as responder_module
+from tessera.hw.link import retry as retry_module
+from tessera.hw.link import unpack as unpack_module
 from tessera.hw.link.receiver import ROOM
 from tessera.hw.link.retry import RetryParameters
 from tessera.hw.memory.port import MemoryStatus, Op, Response
@@ -23,6 +26,8 @@ from tessera.sim import formal
 
 GIVEN, BEGUN = 9, 2
 """Parts of a class that may come when its taker has no room any more, and packets that these may begin."""
+SMALL = {"longest": 2, "cell_bits": 3, "frame_bits": 4, "history": 4, "again": 2, "timeout_bits": 3}
+"""Of a :class:`RetrySender`, as in the proof of the retry."""
 
 
 class Crossing(wiring.Component):
@@ -211,9 +216,9 @@ class Window(memory.Memory):
 
 
 def copied(module, line="__all__ = ", instead="__all__ = "):
-    """A copy of `module` with one line changed; the memories of the responder's can be looked into."""
+    """A copy of `module` with one line changed; the memories of some can be looked into."""
     copy = formal.broken(module, line, instead)
-    if module is responder_module:
+    if module in (responder_module, retry_module):
         copy.memory = SimpleNamespace(Memory=Window)
     return copy
 
@@ -452,11 +457,178 @@ class Requesting(wiring.Component):
         return m
 
 
+class Repeating(wiring.Component):
+    """A :class:`RetrySender` of one class with four cells, and its queue of what is to be sent again.
+
+    All is free: what is put, what is told and whether it is true, what is taken.
+
+    If it is a `story`, packets of one cell are put until there is no room for a longest one: three. The last one is not
+    taken, and all are told to be lost.
+    """
+
+    put: In(1)
+    cells: In(2)
+    last: In(1)
+    report: In(RetryParameters((4,), **SMALL).report)
+    take: In(1)
+
+    def __init__(self, retry, story=False):
+        self.story = story
+        self.sender = retry.RetrySender(RetryParameters((4,), **SMALL))
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        sender, size = self.sender, self.sender.parameters.places
+        with patch.object(fifo, "Memory", Window):
+            opened = formal.Opened(sender)
+        m.submodules.sender = opened.fragment
+        inside, find, fetch = (opened.of(sender, name) for name in ("elaborate", "_find_lost", "_fetch_repeat"))
+        queue, found, frames = find.queue, find.found, find.frames
+        inner = opened.of(queue)
+        if self.story:
+            cycle = Signal(range(32))
+            m.d.sync += cycle.eq(cycle + 1)
+            m.d.comb += [
+                sender.put.eq(sender.room),
+                sender.cells.eq(1),
+                sender.last.eq(1),
+                sender.send.ready.eq(sender.send.payload.frame != 2),
+                sender.report.losses.eq(cycle == 20),
+                sender.report.last.eq(2),
+                sender.report.lost.eq(-1),
+            ]
+        else:
+            m.d.comb += [
+                sender.put.eq(self.put),
+                sender.cells.eq(self.cells),
+                sender.last.eq(self.last),
+                sender.report.eq(self.report),
+                sender.send.ready.eq(self.take),
+            ]
+
+        # What is in the queue: behind `consume` in its memory, and the one that it gives.
+        depth, level, rows = inner.inner_depth, inner.inner_level, inner.storage.rows
+        behind = [Mux(inner.consume <= n, n, n + depth) - inner.consume for n in range(depth)]
+        written = Mux(inner.produce < inner.consume, inner.produce + depth, inner.produce) - inner.consume
+        begun, offer, repeat = inside.begun, inside.offer, sender.repeat
+        queued = [
+            (queue.r_rdy, queue.r_data),
+            *((behind[n] < level, rows[n]) for n in range(depth)),
+        ]
+        on_way = [
+            (find.newest_valid, find.newest),
+            *queued,
+            (fetch.fetched, inside.looked_up),
+            (sender.repeats, repeat.place),
+            (begun & offer.again, offer.place),
+        ]
+        there = Array(row.there for row in frames.rows)
+        for place in range(size):
+            m.d.comb += Assert(
+                sum_of((valid & (one == place), 1) for valid, one in on_way) + there[place] <= 1,
+                "a place is on its way to be sent again once, and not if it is not to be sent again",
+            )
+        m.d.comb += [
+            Assert(~queue.w_en | queue.w_rdy, "what is to be sent again has room"),
+            Assert((level <= depth) & (inner.produce < depth) & (inner.consume < depth)),
+            Assert((written == level) | (written == 0) & (level == depth)),
+            # It gives what it has as soon as it can.
+            Assert(queue.r_rdy | (level <= 1)),
+            Assert(~sender.repeats | repeat.again),
+            # What was read of a place a cycle ago is so, unless it was found in that cycle.
+            Assert(
+                ~(found.valid & find.frames_read.data.there)
+                | there[found.place]
+                | find.newest_valid & (find.newest == found.place)
+            ),
+            Assert(~begun | ~found.valid),
+            # Nothing is on its way when a new packet is begun.
+            Assert(~(begun & ~offer.again) | ~Cat(valid for valid, _ in on_way).any()),
+            Cover((queue.level != 0) & fetch.fetched & sender.repeats, "all are on their way"),
+        ]
+        return m
+
+
+class Unpacking(wiring.Component):
+    """An :class:`Unpacker` and its ring of blocks.
+
+    What comes is anything, also what no packer makes, over 1, 2 or 4 of the lanes that there are; and when parts are
+    taken is free.
+
+    If it is a `story`, parts as long as may be come, and are not taken at first.
+    """
+
+    def __init__(self, unpack, lanes=1, story=False):
+        self.unpacker, self.story = unpack.Unpacker(lanes), story
+        members = self.unpacker.signature.members
+        super().__init__({"used": members["used"], "i": members["i"], "taken": In(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        unpacker, lanes = self.unpacker, self.unpacker.lanes
+        opened = formal.Opened(unpacker)
+        m.submodules.unpacker = opened.fragment
+        inside, write = opened.of(unpacker), opened.of(unpacker, "_write")
+        size, at, there, held, to = inside.size, inside.at, inside.there, inside.held, write.to
+        if self.story:
+            cycle = Signal(range(32))
+            m.d.sync += cycle.eq(cycle + 1)
+            m.d.comb += [
+                unpacker.used.eq(lanes),
+                unpacker.i.valid.eq(1),
+                unpacker.o.ready.eq(cycle >= 20),
+                # A packet of one line begins with each stripe, and in the first word.
+                unpacker.i.payload[0].start.eq(1),
+                unpacker.i.payload[0].words[0].eq(packet.form_code(1, 1)),
+            ]
+        else:
+            m.d.comb += [
+                unpacker.used.eq(self.used),
+                unpacker.i.valid.eq(self.i.valid),
+                unpacker.i.payload.eq(self.i.payload),
+                unpacker.o.ready.eq(self.taken),
+            ]
+        if lanes > 1:
+            # What the queue of stripes holds is as what came.
+            stripe = reduce(or_, (write.used == 1 << n for n in range(lanes.bit_length())))
+            m.d.comb += Assume(~write.queue.r_rdy | stripe)
+        # Blocks behind the chain, and those of the part that was found, which are given next.
+        count = Signal(range(size + 1))
+        m.d.comb += count.eq(sum_of((bit, 1) for bit in there))
+        m.d.comb += [
+            Assert(~inside.came | (held + inside.used <= size), "no block is overwritten that is to be given"),
+            Assert(held == count + inside.found_drop),
+            Assert(~inside.room | (held <= size - lanes)),
+            Assert((there & (there + 1))[:size] == 0),
+            *(Assert(sum_of((bit, 1) for bit in ring) == 1) for ring in (at, to)),
+            Assert((inside.starts & (inside.starts - 1))[: packet.BLOCK_WORDS] == 0),
+            Assert((inside.starts == 0) | ~inside.lost & inside.first),
+            *(Assert(~((count == n) | (count == n + size)) | (to == at.rotate_left(n))) for n in range(size)),
+            *(
+                assertion
+                for row in inside.rows
+                for started in (row.started[n] for n in range(packet.BLOCK_WORDS))
+                for assertion in (
+                    Assert(started.end[3:] <= started.spans + 1),
+                    Assert(started.end[3:] <= max(unpack_module._SPAN - 1, lanes)),
+                    Assert(~started.last | (started.more == 0)),
+                )
+            ),
+            Cover((held == size) & (cycle == 19) if self.story else 0, "all rows are in use"),
+        ]
+        return m
+
+
 PROOFS = {
     "crossing": (cdc, Crossing, 3),
     "giving": (receiver_module, Giving, 1),
     "responding": (responder_module, Responding, 1),
     "requesting": (requester_module, Requesting, 1),
+    "repeating": (retry_module, Repeating, 1),
+    "unpacking": (unpack_module, Unpacking, 1),
+    "unpacking of 2 lanes": (unpack_module, lambda unpack: Unpacking(unpack, 2), 1),
+    "unpacking of 4 lanes": (unpack_module, lambda unpack: Unpacking(unpack, 4), 1),
 }
 """The module, what is proven of it, and by how many cycles of induction."""
 STORIES = {
@@ -464,6 +636,8 @@ STORIES = {
     "giving": (lambda: Giving(receiver_module, story=True), 32),
     "responding": (lambda: Responding(copied(responder_module), story=True), 45),
     "requesting": (lambda: Requesting(requester_module, story=True), 60),
+    "unpacking": (lambda: Unpacking(unpack_module, story=True), 24),
+    "repeating": (lambda: Repeating(copied(retry_module), story=True), 40),
 }
 """What happens, and in how many cycles."""
 BROKEN = {
@@ -507,14 +681,24 @@ BROKEN = {
     "there is a slot more": ("requesting", "(used == self.slots - 1)))", "(used == self.slots)))"),
     "a line is written when both packets are full": ("requesting", "put.en.eq(~held)", "put.en.eq(1)"),
     "a run has a line more": ("requesting", "full.eq(growing.more == most - 2)", "full.eq(growing.more == most - 1)"),
+    "there is always room for blocks": ("unpacking", "room.eq(next_held <= size - self.lanes)", "room.eq(1)"),
+    "a part's rows are free when it is found": ("unpacking", "found_drop.eq(Mux(step, drop, 0))", "found_drop.eq(0)"),
+    "what was just found is begun anew": ("repeating", "pending = finding | self", "pending = self"),
+    "a place is queued twice": ("repeating", "& ~(newest_valid & (newest == found.place))", ""),
+    "what is queued stays there": ("repeating", "frames_write.data.there.eq(begun)", "frames_write.data.there.eq(1)"),
     "there is always room for answers": ("requesting", "self.room.eq(answers.level < _ANSWERS)", "self.room.eq(1)"),
 }
 """Of which proof, what is wrong, and the change that makes it so."""
-SLOW = {"fewer parts are staged", "staged parts wait for a pause"}
+SLOW = {"unpacking of 4 lanes", "fewer parts are staged", "staged parts wait for a pause"}
 """Too long for every run."""
 
 
-@pytest.mark.parametrize("name", PROOFS)
+def quick(names):
+    """These names; what is slow is for the soak."""
+    return [pytest.param(name, marks=[pytest.mark.soak] * (name in SLOW)) for name in names]
+
+
+@pytest.mark.parametrize("name", quick(PROOFS))
 def test_no_queue_overflows(name):
     module, proof, depth = PROOFS[name]
     verdict = formal.proven(proof(copied(module)), depth)
@@ -528,7 +712,7 @@ def test_each_queue_is_full(name):
     assert verdict.holds, f"these never happen: {verdict.failed}"
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] * (n in SLOW)) for n in BROKEN])
+@pytest.mark.parametrize("name", quick(BROKEN))
 def test_a_broken_copy_is_not_proven(name):
     which, *change = BROKEN[name]
     module, proof, depth = PROOFS[which]
