@@ -275,6 +275,10 @@ async def all_comes_over_bad_wires(dut, case):
         for name, part in noise.items():
             getattr(dut, f"{way}_{name}").value = round(part * 2**32)
     await bench.cycles(4000)
+    # Nothing is taken, for so long that what has come comes once more.
+    dut.drain.value = 0
+    await bench.cycles(4000)
+    dut.drain.value = 16
     await bench.finish(200_000)
     for way in WAYS:
         assert all(kind[0] > 10 for kind in bench.come(way))
@@ -283,8 +287,7 @@ async def all_comes_over_bad_wires(dut, case):
         assert counts.sent == sum(bench.sent(way)) and counts.sessions == bench.first[way]
         # What comes for nothing was sent again.
         assert 0 < counts.again < 2000 and 0 < counts.wrong < 2000 and counts.timeouts < 100, f"{counts}"
-        assert counts.double <= there.again and counts.right > sum(bench.sent(way)), f"{counts}, {there}"
-        assert counts.double or rate < 1e-3
+        assert 0 < counts.double <= there.again and counts.right > sum(bench.sent(way)), f"{counts}, {there}"
         for name in NOISE:
             getattr(dut, f"{way}_{name}").value = 0
     await bench.cycles(100)
