@@ -15,6 +15,7 @@ from amaranth.utils import exact_log2
 from tessera.hw.lib import cdc
 from tessera.hw.link import packet
 from tessera.hw.link import receiver as receiver_module
+from tessera.hw.link import relay as relay_module
 from tessera.hw.link import requester as requester_module
 from tessera.hw.link import responder as responder_module
 from tessera.hw.link import retry as retry_module
@@ -457,6 +458,54 @@ class Requesting(wiring.Component):
         return m
 
 
+class Relaying(wiring.Component):
+    """A queue of a :class:`Relay`, and what comes as :class:`Giving` proves. It is free when its packets are taken, and
+    when a link is lost.
+
+    If it is a `story`, as much comes as may, and nothing is taken.
+    """
+
+    come: In(1)
+    part: In(packet.Part)
+    way: In(2)
+    broken: In(1)
+    lost: In(2)
+    take: In(1)
+
+    def __init__(self, relay, story=False):
+        self.story, self.queue = story, relay._Queue(2)
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+        queue, size = self.queue, relay_module.PARTS
+        opened = formal.Opened(queue)
+        m.submodules.queue = opened.fragment
+        inside = opened.of(queue)
+        given, begun = delivered(m, queue.come, queue.part, queue.room)
+        if self.story:
+            m.d.comb += [
+                queue.come.eq(queue.room | (given < GIVEN)),
+                queue.part.first.eq(queue.room | (begun < BEGUN)),
+                queue.part.last.eq(queue.part.first),
+                queue.way.eq(1),
+            ]
+        else:
+            m.d.comb += [
+                *(getattr(queue, name).eq(getattr(self, name)) for name in ("come", "part", "way", "broken", "lost")),
+                queue.take.eq(self.take & queue.to.any()),
+            ]
+        whole, level = ((end - inside.read)[: len(inside.read)] for end in (inside.end, inside.written))
+        m.d.comb += [
+            Assert(~queue.come | queue.broken | (level < size), "no part is overwritten that waits"),
+            Assert(level <= size - ROOM + 1 + Mux(queue.room, 0, given)),
+            Assert(~queue.room | (level <= size - ROOM)),
+            Assert(whole <= level, "what is read is of a whole packet"),
+            Cover(level == size - ROOM + 1 + GIVEN, "as many parts wait as may"),
+        ]
+        return m
+
+
 class Repeating(wiring.Component):
     """A :class:`RetrySender` of one class with four cells, and its queue of what is to be sent again.
 
@@ -626,6 +675,7 @@ PROOFS = {
     "responding": (responder_module, Responding, 1),
     "requesting": (requester_module, Requesting, 1),
     "repeating": (retry_module, Repeating, 1),
+    "relaying": (relay_module, Relaying, 1),
     "unpacking": (unpack_module, Unpacking, 1),
     "unpacking of 2 lanes": (unpack_module, lambda unpack: Unpacking(unpack, 2), 1),
     "unpacking of 4 lanes": (unpack_module, lambda unpack: Unpacking(unpack, 4), 1),
@@ -636,6 +686,7 @@ STORIES = {
     "giving": (lambda: Giving(receiver_module, story=True), 32),
     "responding": (lambda: Responding(copied(responder_module), story=True), 45),
     "requesting": (lambda: Requesting(requester_module, story=True), 60),
+    "relaying": (lambda: Relaying(relay_module, story=True), 24),
     "unpacking": (lambda: Unpacking(unpack_module, story=True), 24),
     "repeating": (lambda: Repeating(copied(retry_module), story=True), 40),
 }
@@ -683,6 +734,8 @@ BROKEN = {
     "a run has a line more": ("requesting", "full.eq(growing.more == most - 2)", "full.eq(growing.more == most - 1)"),
     "there is always room for blocks": ("unpacking", "room.eq(next_held <= size - self.lanes)", "room.eq(1)"),
     "a part's rows are free when it is found": ("unpacking", "found_drop.eq(Mux(step, drop, 0))", "found_drop.eq(0)"),
+    "there is always room to relay": ("relaying", "<= PARTS - ROOM)", "<= PARTS)"),
+    "a packet is relayed before it is whole": ("relaying", "self.come & self.part.last & ~self.broken", "self.come"),
     "what was just found is begun anew": ("repeating", "pending = finding | self", "pending = self"),
     "a place is queued twice": ("repeating", "& ~(newest_valid & (newest == found.place))", ""),
     "what is queued stays there": ("repeating", "frames_write.data.there.eq(begun)", "frames_write.data.there.eq(1)"),
