@@ -124,7 +124,9 @@ BLOCKS = {
         Block("ingest", "host.ingest", lambda m: m.Ingest()),
         Block("egress", "host.egress", lambda m: m.Egress()),
         Block("dispatch", "master.dispatch", lambda m: m.Dispatch(EngineKind)),
-        Block("link-1", "link.port", lambda m: _port(m, 1), part=SERIAL),
+        Block("link-1", "link.port", lambda m: _port(m, 1), place=True, part=SERIAL),
+        Block("link-2", "link.port", lambda m: _port(m, 2), part=SERIAL),
+        Block("link-4", "link.port", lambda m: _port(m, 4), part=SERIAL),
         Block("chip", "gpu", lambda m: m.Gpu()),
     )
 }

@@ -15,44 +15,48 @@ from tessera.hw.memory.port import MemoryPort
 
 __all__ = ["LinkPort"]
 
-_OWN = {Kind.RequestFirst: "responder", Kind.ResponseFirst: "requester"}
-"""Classes that end here."""
-OTHERS = [kind for kind in Kind if kind.value < CLASSES and kind not in _OWN]
+_ENDS = {"responder": (Kind.RequestFirst, Kind.RequestSecond), "requester": (Kind.ResponseFirst, Kind.ResponseSecond)}
+"""Who takes which classes, if they are for this chip."""
+_OTHERS = [kind for kind in Kind if kind.value < CLASSES and kind not in (Kind.RequestFirst, Kind.ResponseFirst)]
+"""Classes that others send."""
 
 
 class LinkPort(wiring.Component):
     """A :class:`Link`, a :class:`Requester` and a :class:`Responder`.
 
+    Requests and responses for this chip end here, whether they came over one link or two. What is for other chips, and
+    what is neither, is given on.
+
     Parameters
     ----------
     parameters : :class:`LinkParameters`
-    slots, lines : int
+    slots, lines, answer_bits : int
         As of :class:`Requester` and :class:`Responder`.
 
     Members
     -------
     request : :py:`In(stream.Signature(RemoteRequest))`, response : :py:`Out(stream.Signature(RemoteResponse))`
-        This chip's accesses.
+        This chip's accesses, to the chip at the other end or, on a second hop, to one behind it.
     memory : :py:`Out(MemoryPort())`
         Other chips' accesses; answered in order.
     i1, i3, i4, i5 : :py:`In(stream.Signature(Part))`
         Packets of the other classes.
     o : :py:`Out(stream.Signature(Delivery))`, room : :py:`In(6)`
-        And those that come; as of :class:`PacketReceiver`.
+        Packets that do not end here; as of :class:`PacketReceiver`.
     node, peer, state, lost, counts, lanes_o, lanes_i, slip
         As of :class:`Link`.
     """
 
-    def __init__(self, parameters=None, *, slots=128, lines=64):
+    def __init__(self, parameters=None, *, slots=128, lines=64, answer_bits=16):
         self.parameters = p = parameters or LinkParameters()
-        self._requester, self._responder = Requester(slots), Responder(lines)
+        self._requester, self._responder = Requester(slots, answer_bits), Responder(lines)
         bits = data.ArrayLayout(BLOCK_BITS, p.lanes)
         super().__init__(
             {
                 "request": In(stream.Signature(RemoteRequest)),
                 "response": Out(stream.Signature(RemoteResponse)),
                 "memory": Out(MemoryPort()),
-                **{f"i{kind.value}": In(stream.Signature(Part)) for kind in OTHERS},
+                **{f"i{kind.value}": In(stream.Signature(Part)) for kind in _OTHERS},
                 "o": Out(stream.Signature(Delivery)),
                 "room": In(CLASSES),
                 "node": In(4),
@@ -76,31 +80,41 @@ class LinkPort(wiring.Component):
         for sink, source in (
             (link.i0, requester.packet),
             (link.i2, responder.packet),
-            *((getattr(link, f"i{kind.value}"), getattr(self, f"i{kind.value}")) for kind in OTHERS),
+            *((getattr(link, f"i{kind.value}"), getattr(self, f"i{kind.value}")) for kind in _OTHERS),
             (requester.i, self.request),
             (self.response, requester.o),
         ):
             m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]
         come = link.o.payload
-        mine = Cat(come.kind == kind.value for kind in _OWN)
+        # Whom a packet is for, its first part says.
+        here, was_here, mine = Signal(), Signal(), Signal()
+        m.d.comb += here.eq(Mux(come.part.first, come.part.head.target == self.node, was_here))
+        with m.If(link.o.valid):
+            m.d.sync += was_here.eq(here)
         m.d.comb += [
             link.o.ready.eq(1),
-            self.o.valid.eq(link.o.valid & ~mine.any()),
+            self.o.valid.eq(link.o.valid & ~mine),
             self.o.payload.eq(come),
-            link.room.eq(self.room),
-            *(link.room[kind.value].eq(getattr(self, f"_{name}").room) for kind, name in _OWN.items()),
             *(getattr(link, name).eq(getattr(self, name)) for name in ("node", "lanes_i")),
             *(
                 getattr(self, name).eq(getattr(link, name))
                 for name in ("peer", "state", "lost", "counts", "lanes_o", "slip")
             ),
         ]
-        for kind, name in _OWN.items():
+        rooms = [self.room[kind] for kind in range(CLASSES)]
+        for name, (first, second) in _ENDS.items():
             end = getattr(self, f"_{name}")
+            # A first hop may end here or not, a second one does.
+            rooms[first.value] = end.room & self.room[first.value]
+            rooms[second.value] = end.room
+            is_its = here & ((come.kind == first.value) | (come.kind == second.value))
+            with m.If(is_its):
+                m.d.comb += mine.eq(1)
             m.d.comb += [
-                end.come.eq(link.o.valid & (come.kind == kind.value)),
+                end.come.eq(link.o.valid & is_its),
                 end.part.eq(come.part),
                 end.node.eq(self.node),
                 end.lost.eq(link.lost),
             ]
+        m.d.comb += link.room.eq(Cat(rooms))
         return m

@@ -51,7 +51,9 @@ class Requester(wiring.Component):
     has few and long packets, and an idle one sends at once.
 
     Answers are given in the order of the requests, whatever the order in which they come, one per cycle. When the link
-    is ``lost``, each request that is not answered yet, and each one that comes, is answered as ``Failed``.
+    is ``lost``, each request that is not answered yet, and each one that comes, is answered as ``Failed``. So are all
+    that wait when the oldest one has waited for ``2 ** answer_bits`` cycles, though the link is not lost: so ends what
+    a second hop has lost. Answers that come later are not heard; writes may still be done.
 
     Latency: a packet is offered one cycle after its last request if it need not wait, an answer two cycles after its
     line came.
@@ -60,6 +62,8 @@ class Requester(wiring.Component):
     ----------
     slots : int
         Lines that may be asked for and not yet given: a power of two, 32 to 256.
+    answer_bits : int
+        8 to 24: answers come sooner than ``2 ** answer_bits`` cycles, if they come.
 
     Members
     -------
@@ -78,10 +82,12 @@ class Requester(wiring.Component):
         For these, as of :class:`PacketReceiver`; never low for long, whatever waits.
     """
 
-    def __init__(self, slots=128):
+    def __init__(self, slots=128, answer_bits=16):
         if not 32 <= slots <= 256 or slots & (slots - 1):
             raise ValueError(f"slots is {slots}; a power of two from 32 to 256 expected")
-        self.slots = slots
+        if not 8 <= answer_bits <= 24:
+            raise ValueError(f"answer_bits is {answer_bits}; 8 to 24 expected")
+        self.slots, self.answer_bits = slots, answer_bits
         super().__init__(
             {
                 "node": In(4),
@@ -100,15 +106,15 @@ class Requester(wiring.Component):
         bits = range(self.slots)
         asked = self.i.payload
         tail, taken, free, busy = Signal(bits, name="tail"), Signal(), Signal(init=1), Signal()
-        epoch, was_lost = Signal(2), Signal()
+        # Requests of an epoch that is over need no answer.
+        epoch, was_lost, expired = Signal(2), Signal(), Signal()
         m.d.sync += was_lost.eq(self.lost)
-        with m.If(self.lost & ~was_lost):
+        with m.If((self.lost & ~was_lost) | expired):
             m.d.sync += epoch.eq(epoch + 1)
 
         # Runs of requests: one that may still grow, and one that is offered. ``more`` are its lines, less one.
-        run = data.StructLayout(
-            {"op": Op, "target": 4, "window": 6, "offset": 26, "slot": Shape.cast(bits), "more": range(READ_LINES)}
-        )
+        place = {"op": Op, "target": 4, "window": 6, "offset": 26}
+        run = data.StructLayout({**place, "slot": Shape.cast(bits), "epoch": 2, "more": range(READ_LINES)})
         growing, offered = Signal(run), Signal(run)
         grows, offers, full = Signal(), Signal(), Signal()
         next_offset, follows, leaves = Signal(26), Signal(), Signal()
@@ -141,12 +147,16 @@ class Requester(wiring.Component):
             m.d.sync += [
                 *(growing[name].eq(asked[name]) for name in ("op", "target", "window", "offset")),
                 growing.slot.eq(tail),
+                growing.epoch.eq(epoch),
                 growing.more.eq(0),
                 full.eq(0),
             ]
         with m.Elif(taken):
             most = Mux(growing.op == Op.Write, LINES_MAX, READ_LINES)
             m.d.sync += [growing.more.eq(growing.more + 1), full.eq(growing.more == most - 2)]
+        with m.If(expired & (taken | (grows & ~leaves))):
+            # Nothing joins what is not waited for.
+            m.d.sync += full.eq(1)
 
         # A read's packet is offered right away; that of a write when it is whole.
         now, first, last = Signal(run), Signal(init=1), Signal()
@@ -169,7 +179,7 @@ class Requester(wiring.Component):
             part.head.target.eq(now.target),
             part.head.tag.eq(now.slot),
             part.head.first.eq(now.more),
-            part.head.epoch.eq(epoch),
+            part.head.epoch.eq(now.epoch),
             part.body.eq(body),
         ]
         with m.If(offers):
@@ -180,7 +190,7 @@ class Requester(wiring.Component):
         with m.If(self.lost):
             m.d.sync += [offers.eq(0), first.eq(1)]
         self._lines(m, taken, offers & writes, offers & full)
-        self._answer(m, epoch, tail, taken, free, busy)
+        self._answer(m, epoch, tail, taken, free, busy, expired)
         return m
 
     def _lines(self, m, taken, offers, held):
@@ -201,9 +211,11 @@ class Requester(wiring.Component):
         with m.If(self.lost):
             m.d.sync += [put.addr.eq(0), get.addr.eq(0)]
 
-    def _answer(self, m, epoch, tail, taken, free, busy):
-        """What comes goes to its slot; the oldest slot is given when it is answered."""
+    def _answer(self, m, epoch, tail, taken, free, busy, expired):
+        """What comes goes to its slot; the oldest slot is given when it is answered, or has waited for too long."""
         bits = range(self.slots)
+        forgets = Signal()
+        m.d.comb += forgets.eq(self.lost | expired)
         m.submodules.landing = landing = memory.Memory(shape=512, depth=self.slots, init=[])
         of_request = data.StructLayout({"op": Op, "id": 8})
         m.submodules.info = info = memory.Memory(shape=of_request, depth=self.slots, init=[])
@@ -222,7 +234,7 @@ class Requester(wiring.Component):
         lined, unlined = Signal(), Signal()
         m.d.comb += [
             slot.eq(Mux(part.first, part.head.tag, last_slot + 1)),
-            right.eq(Mux(part.first, part.head.epoch == epoch, kept_right) & ~self.lost),
+            right.eq(Mux(part.first, part.head.epoch == epoch, kept_right) & ~forgets),
             status.eq(Mux(part.first, part.head.status, kept_status.as_value())),
             lined.eq(self.come & part.has_line),
             unlined.eq(self.come & ~part.has_line),
@@ -232,9 +244,11 @@ class Requester(wiring.Component):
         ]
         with m.If(self.come):
             m.d.sync += [last_slot.eq(slot), kept_right.eq(right), kept_status.eq(status)]
+        with m.Elif(expired):
+            m.d.sync += kept_right.eq(0)
         answer = data.StructLayout({"slot": Shape.cast(bits), "more": 4, "status": MemoryStatus})
         answers = fifo.SyncFIFO(width=answer.size, depth=_ANSWERS + 2 + ROOM)
-        m.submodules.answers = ResetInserter(self.lost)(answers)
+        m.submodules.answers = ResetInserter(forgets)(answers)
         put, next_answer = Signal(answer), data.View(answer, answers.r_data)
         done, step = Signal(4), Signal()
         m.d.comb += [
@@ -251,14 +265,14 @@ class Requester(wiring.Component):
         ]
         with m.If(step):
             m.d.sync += done.eq(Mux(answers.r_en, 0, done + 1))
-        with m.If(self.lost):
+        with m.If(forgets):
             m.d.sync += done.eq(0)
 
         # The verdict on one slot a cycle.
         verdict, judges = Signal(data.StructLayout({"slot": Shape.cast(bits), "status": MemoryStatus})), Signal()
         answered = Signal(self.slots)
         m.d.sync += [
-            judges.eq(Mux(lined, right, answers.r_rdy & ~self.lost)),
+            judges.eq(Mux(lined, right, answers.r_rdy & ~forgets)),
             verdict.slot.eq(Mux(lined, slot, next_answer.slot + done)),
             verdict.status.eq(Mux(lined, status.as_value(), next_answer.status.as_value())),
         ]
@@ -293,7 +307,13 @@ class Requester(wiring.Component):
             free.eq(gives | (free & ~(taken & (used == self.slots - 1)))),
             busy.eq(used >= self.slots // 2 + READ_LINES),
         ]
-        with m.If(self.lost):
+        # The oldest one waits for the first time, or still.
+        waited = Signal(self.answer_bits)
+        m.d.sync += [
+            waited.eq(Mux(there | ~waits | forgets, 0, waited + 1)),
+            expired.eq((waited == (1 << self.answer_bits) - 2) & waits & ~there & ~self.lost),
+        ]
+        with m.If(forgets):
             m.d.sync += [vain.eq(still), end.eq(tail + taken)]
         with m.Elif(gives & (next_head == end)):
             m.d.sync += vain.eq(0)

@@ -9,14 +9,14 @@ from cocotb.triggers import ReadOnly, RisingEdge
 from tessera.hw.lib.streams import connect
 from tessera.hw.link.link import LinkCounts, LinkParameters
 from tessera.hw.link.packet import CLASSES
-from tessera.hw.link.port import OTHERS, LinkPort
+from tessera.hw.link.port import LinkPort
 from tessera.hw.link.training import LinkState
 from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op
 from tessera.hw.models.memory import IdealMemory, Knobs
 from tessera.hw.models.serdes import Deserializer
 from tessera.hw.models.wire import Wire
 from tessera.tb.bench import Bench, Dut, keep_figures, pack, unpack
-from tessera.tb.link.traffic import Sink, Source, Totals
+from tessera.tb.link.traffic import PASSING, Sink, Source, Totals
 
 NOISE = ("cut", "errors", "bursts", "drops")
 MEMBERS = ("request", "response")
@@ -57,7 +57,7 @@ class Chips(wiring.Component):
             taker = Sink()
             m.submodules[f"sink{n}"] = reset(taker)
             wiring.connect(m, port.memory, memory.port)
-            for kind in OTHERS:
+            for kind in PASSING:
                 source = Source(kind.value)
                 m.submodules[f"source{n}_{kind.value}"] = reset(source)
                 connect(m, source.o, getattr(port, f"i{kind.value}"))
@@ -227,7 +227,7 @@ async def other_classes_pass_by(dut):
     for n in range(2):
         expected = [(packets, 0) for packets in sent[1 - n]]
         assert come[n] == expected, f"packets that came to chip {n}, and wrong parts: {come[n]}, {expected} expected"
-        kinds = [kind.value for kind in OTHERS]
+        kinds = [kind.value for kind in PASSING]
         assert all((packets > 5) == (kind in kinds) for kind, packets in enumerate(sent[n])), f"{sent[n]} sent"
 
 
@@ -240,7 +240,7 @@ async def classes_without_room_wait_alone(dut):
     await bench.cycles(400)
     await write_and_read(bench, 0, {}, (0,))
     bench.port("others0").value = 0
-    kinds = [kind.value for kind in OTHERS]
+    kinds = [kind.value for kind in PASSING]
     for kind in kinds:
         sent, (come, _) = bench.others(0)[0][kind], bench.others(1)[1][kind]
         assert 0 < come < sent, f"class {kind}: {come} of {sent} came"
@@ -332,9 +332,10 @@ async def throughput(dut):
             times = [[], []]
             for n in range(2):
                 bench.port(f"response{n}.ready").value = 1
-            reads = [{"op": Op.Read, "id": 0, "target": 0, "window": 0, "offset": step * k % WINDOW_LINES, "data": 0}
-                     for k in range(2 * cycles)]  # fmt: skip
-            tasks = [cocotb.start_soon(bench.send(f"request{n}", reads)) for n in readers]
+            read = {"op": Op.Read, "id": 0, "window": 0, "data": 0}
+            places = [step * k % WINDOW_LINES for k in range(2 * cycles)]
+            reads = [[read | {"target": 2 - n, "offset": place} for place in places] for n in range(2)]
+            tasks = [cocotb.start_soon(bench.send(f"request{n}", reads[n])) for n in readers]
 
             async def watch(n, times=times):
                 valid = bench.port(f"response{n}.valid")

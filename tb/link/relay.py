@@ -4,16 +4,95 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 import cocotb
-from amaranth.hdl import Shape
+from amaranth.hdl import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 from cocotb.triggers import ReadOnly, RisingEdge
 
+from tessera.hw.link.link import LinkCounts, LinkParameters
 from tessera.hw.link.packet import Part
+from tessera.hw.link.port import LinkPort
 from tessera.hw.link.receiver import Delivery
 from tessera.hw.link.relay import HOPS, PARTS, Relay
+from tessera.hw.link.training import LinkState
+from tessera.hw.memory.port import MemoryStatus, Op
+from tessera.hw.models.memory import IdealMemory, Knobs
+from tessera.hw.models.serdes import Deserializer
+from tessera.hw.models.wire import Wire
 from tessera.tb.bench import Bench, Dut, pack, unpack
 from tessera.tb.link.model import Packet
 
-DUTS = {"ports2": Dut(lambda: Relay(2)), "ports3": Dut(lambda: Relay(3))}
+ANSWER_BITS = 13
+ENDS = ("left", "near", "far", "right")
+"""The ports of three chips: one at each end, and two in the middle, towards the left and the right one."""
+NODES = {"left": 1, "near": 3, "far": 3, "right": 2}
+
+
+class Detour(wiring.Component):
+    """Three chips in a row, with a memory behind each port; the one in the middle relays between the others."""
+
+    def __init__(self):
+        parameters = LinkParameters(timeout_bits=10, give_up=3000, settle=2)
+        self.ports = {name: LinkPort(parameters, answer_bits=ANSWER_BITS) for name in ENDS}
+        members = {"errors": In(32), "cut": In(1), "move": In(1), "knobs": In(Knobs), "dropped": Out(6)}
+        for name, port in self.ports.items():
+            members |= {f"{stream}_{name}": port.signature.members[stream] for stream in ("request", "response")}
+            members |= {f"state_{name}": Out(LinkState), f"counts_{name}": Out(LinkCounts)}
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.relay = relay = Relay(2)
+        m.d.comb += self.dropped.eq(relay.dropped)
+        for number, name in enumerate(("left", "right")):
+            m.d.comb += [relay.routes[NODES[name]].known.eq(1), relay.routes[NODES[name]].port.eq(number)]
+        for number, (name, port) in enumerate(self.ports.items()):
+            m.submodules[name] = DomainRenamer({"receive0": "sync"})(port)
+            m.submodules[f"memory_{name}"] = memory = IdealMemory(name=name)
+            wiring.connect(m, port.memory, memory.port)
+            other = self.ports[ENDS[number ^ 1]]
+            m.submodules[f"wire_{name}"] = wire = Wire((1,), seed=number + 1)
+            m.submodules[f"deserializer_{name}"] = deserializer = Deserializer(2)
+            m.d.comb += [
+                memory.knobs.eq(self.knobs),
+                memory.backdoor.load.eq(0),
+                port.node.eq(NODES[name]),
+                port.room.eq(-1),
+                port.o.ready.eq(1),
+                wire.i.eq(port.lanes_o),
+                wire.errors.eq(self.errors),
+                wire.cut.eq(self.cut & (number >= 2)),
+                deserializer.i.eq(wire.o[0]),
+                deserializer.slip.eq(other.slip[0]),
+                deserializer.move.eq(self.move),
+                other.lanes_i[0].eq(deserializer.o),
+                getattr(self, f"state_{name}").eq(port.state),
+                getattr(self, f"counts_{name}").eq(port.counts),
+            ]
+            for source, sink in (
+                (getattr(self, f"request_{name}"), port.request),
+                (port.response, getattr(self, f"response_{name}")),
+            ):
+                m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]
+        for n, port in enumerate((self.ports["near"], self.ports["far"])):
+            i, room = getattr(relay, f"i{n}"), getattr(relay, f"room{n}")
+            m.d.comb += [
+                i.valid.eq(port.o.valid),
+                i.payload.eq(port.o.payload),
+                relay.lost[n].eq(port.lost),
+                *(port.room[first.value].eq(room[hop]) for hop, (first, _) in enumerate(HOPS)),
+            ]
+            for _, kind in HOPS:
+                o, port_i = getattr(relay, f"o{n}_{kind.value}"), getattr(port, f"i{kind.value}")
+                m.d.comb += [port_i.valid.eq(o.valid), port_i.payload.eq(o.payload), o.ready.eq(port_i.ready)]
+        return m
+
+
+RELAYS = "goes_on|has_no_link|waits_for|is_offered|take_turns|constructor"
+DUTS = {
+    "ports3": Dut(lambda: Relay(3), tests=RELAYS),
+    "detour": Dut(Detour, tests="detour"),
+}
 
 DELAY = 3
 """Cycles from when a receiver sees that there is room to the first part of the packet that it gives."""
@@ -257,8 +336,6 @@ async def a_packet_is_offered_a_cycle_after_its_last_part(dut):
 async def ports_take_turns(dut):
     """Two ports that both have enough for a third share it, packet by packet; one alone goes without a gap."""
     bench = RelayBench(dut)
-    if bench.ports < 3:
-        return
     await bench.start([2])
     bench.targets = [0]
     bench.ready = dict.fromkeys(bench.ready, 0.7)
@@ -281,3 +358,92 @@ async def constructor_says_what_is_wrong(dut):
         else:
             raise AssertionError(f"{ports} ports were taken")
     assert PARTS == 16
+
+
+class DetourBench(Bench):
+    """Requests of any of the three chips."""
+
+    async def start(self, errors=0.0):
+        dut = self.dut
+        dut.errors.value, dut.cut.value, dut.move.value = 0, 0, 0
+        dut.knobs.value = pack(Knobs, {"latency": 20, "stall": 2})
+        await self.reset()
+        await self.until({LinkState.Active})
+        dut.errors.value = round(errors * 2**32)
+
+    def states(self):
+        return {LinkState(self.get(f"state_{name}")) for name in ENDS}
+
+    async def until(self, states, most=20_000):
+        for _ in range(0, most, 20):
+            await self.cycles(20)
+            if self.states() == states:
+                return
+        raise AssertionError(f"{self.states()}, {states} expected")
+
+    async def do(self, name, target, requests, most=60_000):
+        """Requests of a chip to another one's memory; the answers, as many and in their order."""
+        requests = [{"target": target, "id": k % 256, **request} for k, request in enumerate(requests)]
+        sending = cocotb.start_soon(self.send(f"request_{name}", requests, 0.1))
+        receiving = self.receive(f"response_{name}", len(requests), 0.1)
+        answers = await self.within(most, receiving, f"{len(requests)} answers for {name}")
+        await sending
+        assert [(answer.op, answer.id) for answer in answers] == [(r["op"], r["id"]) for r in requests]
+        return answers
+
+    async def write_and_read(self, name, target, window, lines):
+        """What is written comes back; all answers are ``Ok``."""
+        content = {at: self.random.getrandbits(512) for at in self.random.sample(range(1 << 10), lines)}
+        for at in list(content)[::5]:
+            content |= {at + k: self.random.getrandbits(512) for k in range(1, self.random.randrange(2, 20))}
+        writes = [{"op": Op.Write, "window": window, "offset": at, "data": data} for at, data in content.items()]
+        answers = await self.do(name, target, writes)
+        assert all(MemoryStatus(answer.status) is MemoryStatus.Ok for answer in answers)
+        reads = [{"op": Op.Read, "window": window, "offset": at, "data": 0} for at in sorted(content)]
+        for read, answer in zip(reads, await self.do(name, target, reads)):
+            where = f"{name}, line {read['offset']} of {target}"
+            assert MemoryStatus(answer.status) is MemoryStatus.Ok, where
+            assert answer.data == content[read["offset"]], where
+
+    def counts(self, name):
+        return unpack(LinkCounts, self.port(f"counts_{name}").value.to_unsigned())
+
+
+@cocotb.test()
+@cocotb.parametrize(errors=[0.0, 1e-4])
+async def a_detour_carries_all(dut, errors):
+    """Both ends reach each other over the middle, which asks both itself, and is asked, all at once."""
+    bench = DetourBench(dut, DUTS)
+    await bench.start(errors)
+    asks = [("left", 2, 0), ("right", 1, 0), ("near", 1, 1), ("far", 2, 1)]
+    tasks = [cocotb.start_soon(bench.write_and_read(name, target, window, 60)) for name, target, window in asks]
+    for task in tasks:
+        await task
+    await bench.write_and_read("left", 3, 2, 40)
+    assert bench.get("dropped") == 0
+    again = sum(bench.counts(name).again for name in ENDS)
+    assert (again > 0) == (errors > 0)
+
+
+@cocotb.test()
+async def what_a_detour_loses_fails_once(dut):
+    """The second link is cut: what waits fails, though the first one is well; what is asked of the middle does not."""
+    bench = DetourBench(dut, DUTS)
+    await bench.start()
+    reads = [{"op": Op.Read, "window": 0, "offset": at, "data": 0} for at in range(1500)]
+    asking = cocotb.start_soon(bench.do("left", 2, reads, 200_000))
+    await bench.cycles(300)
+    dut.cut.value = 1
+    answers = await asking
+    found = [MemoryStatus(answer.status) for answer in answers]
+    ok = found.count(MemoryStatus.Ok)
+    assert 0 < ok < len(reads) and found[:ok] == [MemoryStatus.Ok] * ok, f"{ok} are Ok"
+    assert set(found[ok:]) == {MemoryStatus.Failed}
+    assert bench.counts("left").losses == 0
+    await bench.write_and_read("left", 3, 2, 40)
+    (answer,) = await bench.do("left", 2, reads[:1])
+    assert MemoryStatus(answer.status) is MemoryStatus.Failed
+    dut.cut.value = 0
+    await bench.until({LinkState.Active}, 100_000)
+    await bench.write_and_read("left", 2, 0, 40)
+    await bench.write_and_read("right", 1, 0, 40)

@@ -12,7 +12,11 @@ from tessera.hw.memory.port import MemoryStatus, Op
 from tessera.tb.bench import Bench, Dut, pack, unpack
 from tessera.tb.link.model import form_of
 
-DUTS = {"slots128": Dut(Requester), "slots32": Dut(lambda: Requester(32))}
+DUTS = {
+    "slots128": Dut(Requester),
+    "slots32": Dut(lambda: Requester(32)),
+    "hasty": Dut(lambda: Requester(32, answer_bits=8), tests="gives_up"),
+}
 
 
 class Asked:
@@ -496,3 +500,82 @@ async def a_run_goes_on_after_a_pause(dut):
     await bench.cycles(2 * PATIENCE)
     listening.cancel()
     assert [(asked.target, asked.offset, asked.lines) for asked in bench.asked] == [(3, 77, 3)]
+
+
+@cocotb.test()
+async def gives_up_after_so_many_cycles(dut):
+    """Counted from the request if none is before it, else from the answer before; never while one waits to be taken."""
+    bench = RequesterBench(dut, DUTS)
+    if bench.name != "hasty":
+        return
+    await bench.start()
+    limit = 1 << bench.component.answer_bits
+    listening = cocotb.start_soon(bench.listen())
+    taken = await bench.send("i", run_of(Op.Read, 2))
+    await bench.cycles(100)
+    listening.cancel()
+    (packet,) = bench.responses(bench.asked[0], [MemoryStatus.Ok] * 2, line_of)[:1]
+    await bench.answer([packet[0] | {"last": True, "head": packet[0]["head"] | {"form": form_of(1, 0)}}])
+    answered = bench.now()
+    dut.o__ready.value = 0
+    await bench.cycles(2 * limit)
+    (answer,) = await bench.receive("o", 1)
+    assert MemoryStatus(answer.status) is MemoryStatus.Ok and answer.data == line_of(2, 0)
+    began = bench.now()
+    (answer,) = await bench.within(2 * limit, bench.receive("o", 1))
+    assert MemoryStatus(answer.status) is MemoryStatus.Failed
+    # It had waited while the one before was not taken.
+    assert began - answered > limit and answered - taken < limit
+    await bench.send("i", run_of(Op.Write, 1))
+    began = bench.now()
+    dut.o__ready.value = 1
+    await bench.within(2 * limit, bench.receive("o", 1))
+    assert bench.now() - began in range(limit, limit + 6), f"after {bench.now() - began} cycles"
+
+
+@cocotb.test()
+@cocotb.parametrize(stalls=[(0.0, 0.0, 0.0), (0.3, 0.3, 0.3)])
+async def gives_up_what_is_not_answered(dut, stalls):
+    """Each request has one answer, in order: those of packets nobody answers fail, and what comes late harms none."""
+    bench = RequesterBench(dut, DUTS)
+    if bench.name != "hasty":
+        return
+    await bench.start()
+    requests = requests_of(bench.random, 1200)
+    cocotb.start_soon(bench.listen(stalls[1]))
+    sending = cocotb.start_soon(bench.send("i", requests, gaps=lambda: bench.random.choice((0, 0, 0, 0, 0, 0, 30))))
+    receiving = cocotb.start_soon(bench.receive("o", len(requests), stalls[2]))
+    late, unheard = [], 0
+
+    async def respond():
+        nonlocal unheard
+        while True:
+            await bench.cycles(bench.random.randrange(1, 6))
+            if bench.asked:
+                asked = bench.asked.pop(0)
+                if bench.random.random() < 0.04:
+                    unheard += 1
+                    late.append((bench.now() + bench.random.choice((200, 260, 300, 500, 700)), asked))
+                    continue
+            elif late and late[0][0] < bench.now():
+                asked = late.pop(0)[1]
+            else:
+                continue
+            for packet in bench.responses(asked, [MemoryStatus.Ok] * asked.lines, line_of):
+                while not dut.room.value:
+                    await bench.cycles(1)
+                await bench.answer(packet)
+
+    responding = cocotb.start_soon(respond())
+    answers = await bench.within(80_000, receiving, "answers")
+    await sending
+    responding.cancel()
+    failed = 0
+    for request, answer in zip(requests, answers):
+        assert (answer.op, answer.id) == (request["op"], request["id"])
+        status = MemoryStatus(answer.status)
+        assert status in (MemoryStatus.Ok, MemoryStatus.Failed)
+        failed += status is MemoryStatus.Failed
+        if answer.op == Op.Read and status is MemoryStatus.Ok:
+            assert answer.data == request["data"], f"{request}"
+    assert unheard > 5 and 5 < failed < len(requests) / 2, f"{unheard} packets unheard, {failed} requests failed"

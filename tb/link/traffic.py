@@ -4,10 +4,13 @@ from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.link.packet import CLASSES, Part, form_code
+from tessera.hw.link.packet import CLASSES, Kind, Part, form_code
 from tessera.hw.link.receiver import ROOM, Delivery
 
-__all__ = ["Sink", "Source", "Totals"]
+__all__ = ["PASSING", "Sink", "Source", "Totals"]
+
+PASSING = [Kind.SyncFirst, Kind.SyncSecond]
+"""Classes of which nothing ends in a link's port."""
 
 _ODD = 0x9E3779B1
 
@@ -55,38 +58,31 @@ def _part(m, kind, number, index, fixed):
 class Source(wiring.Component):
     """Packets of one class, numbered from 0, while ``go``; each with probability ``rate``/16 in a cycle.
 
-    What is offered stays offered without ``go``: one is ``sent`` later, as long as the source is ``busy``.
+    What is offered stays so without ``go``, and is among those ``sent``, taken or not.
     """
 
     def __init__(self, kind):
         self.kind = kind
         super().__init__(
-            {
-                "go": In(1),
-                "rate": In(5),
-                "lines": In(4),
-                "o": Out(stream.Signature(Part)),
-                "busy": Out(1),
-                "sent": Out(32),
-            }
+            {"go": In(1), "rate": In(5), "lines": In(4), "o": Out(stream.Signature(Part)), "sent": Out(32)}
         )
 
     def elaborate(self, platform):
         m = Module()
-        index, dice = Signal(3), Signal(16, init=0xACE1 + self.kind)
+        number, index, dice = Signal(32), Signal(3), Signal(16, init=0xACE1 + self.kind)
         m.d.sync += dice.eq(Cat(dice[1:], dice[0] ^ dice[2] ^ dice[3] ^ dice[5]))
-        part = _part(m, self.kind, self.sent, index, self.lines)
+        part = _part(m, self.kind, number, index, self.lines)
         offered = Signal()
         m.d.comb += [
             self.o.payload.eq(part),
-            self.busy.eq(offered | (index != 0)),
-            self.o.valid.eq(self.busy | (self.go & (dice[3:7] < self.rate))),
+            self.o.valid.eq(offered | (index != 0) | (self.go & (dice[3:7] < self.rate))),
+            self.sent.eq(number + self.o.valid),
         ]
         m.d.sync += offered.eq(self.o.valid & ~self.o.ready)
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += index.eq(Mux(part.last, 0, index + 1))
             with m.If(part.last):
-                m.d.sync += self.sent.eq(self.sent + 1)
+                m.d.sync += number.eq(number + 1)
         return m
 
 

@@ -9,7 +9,7 @@ from tessera.hw.lib.streams import connect
 from tessera.hw.link.block import BLOCK_BITS
 from tessera.hw.link.link import LinkCounts, LinkParameters
 from tessera.hw.link.packet import CLASSES
-from tessera.hw.link.port import OTHERS, LinkPort
+from tessera.hw.link.port import LinkPort
 from tessera.hw.link.training import LinkState
 from tessera.hw.models.faults import FaultKind, Faults
 from tessera.hw.models.load import LineLoad, LoadCounts, PcieLoad, RuleMemory
@@ -17,7 +17,7 @@ from tessera.hw.models.pcie_link import PcieLink, PcieLinkParameters
 from tessera.hw.models.serdes import Deserializer
 from tessera.hw.models.wire import Wire
 from tessera.tb.bench import Bench, Dut, keep_figures, unpack
-from tessera.tb.link.traffic import Sink, Source, Totals
+from tessera.tb.link.traffic import PASSING, Sink, Source, Totals
 
 NOISE = ("cut", "errors", "bursts", "drops")
 MEMORY_LATENCY = 20
@@ -113,7 +113,7 @@ class Chips(wiring.Component):
                 getattr(self, f"come{n}").eq(sink.totals),
                 *(getattr(self, f"{name}{n}").eq(getattr(rule, name)) for name in ("written", "written_sum", "wrong")),
             ]
-            for kind in OTHERS:
+            for kind in PASSING:
                 m.submodules[f"source{n}_{kind.value}"] = source = Source(kind.value)
                 connect(m, source.o, getattr(port, f"i{kind.value}"))
                 m.d.comb += [
@@ -266,7 +266,7 @@ class LoadBench(Bench):
         """Of the classes that are no port's own: packets that chip `n` sent, and packets and wrong parts that came."""
         sent, come = (self.port(f"{name}{n}").value.to_unsigned() for name in ("sent", "come"))
         come = data.ArrayLayout(Totals, CLASSES).from_bits(come)
-        kinds = [kind.value for kind in OTHERS]
+        kinds = [kind.value for kind in PASSING]
         return (
             [sent >> 32 * n & 0xFFFFFFFF for n in kinds],
             [come[n].packets for n in kinds],
@@ -308,7 +308,7 @@ class LoadBench(Bench):
                 assert 0 <= written[0] - load.written <= load.failed, f"chip {n}: {written[0]} lines were written"
                 if load.failed == 0:
                     assert [load.written, load.written_sum] == written, f"chip {n}: not what was written"
-                    assert (sent, wrong) == (come, [0] * len(OTHERS)), f"from chip {n} {sent}; {come}, {wrong} wrong"
+                    assert (sent, wrong) == (come, [0] * len(PASSING)), f"from chip {n} {sent}; {come}, {wrong} wrong"
 
     async def one_read(self):
         """Cycles from a request of chip 0 to its answer."""

@@ -27,6 +27,8 @@ from tessera.sim import formal
 
 GIVEN, BEGUN = 9, 2
 """Parts of a class that may come when its taker has no room any more, and packets that these may begin."""
+TAKEN = (*((n,) for n in range(packet.CLASSES)), (0, 1), (2, 3))
+"""Classes that one taker takes: each alone, and requests, and responses, of both hops."""
 SMALL = {"longest": 2, "cell_bits": 3, "frame_bits": 4, "history": 4, "again": 2, "timeout_bits": 3}
 """Of a :class:`RetrySender`, as in the proof of the retry."""
 
@@ -180,27 +182,30 @@ class Giving(wiring.Component):
             Cover(ready == 8, "as full as it gets"),
         ]
 
-        # What comes of a class since it had room.
+        # What comes of a class, or of two with one taker, since it had room.
         reading = opened.of(inside.cells)
-        for n in range(packet.CLASSES):
-            given, begun = Signal(range(16), name=f"given{n}"), Signal(range(16), name=f"begun{n}")
-            comes = receiver.o.valid & (receiver.o.payload.kind == n)
-            coming = inside.cells.o.valid & (inside.given.kind == n)
-            left = Mux(inside.given.kind == n, reading.left, 0)
-            with m.If(receiver.room[n]):
+        for number, kinds in enumerate(TAKEN):
+            given, begun = Signal(range(16), name=f"given{number}"), Signal(range(16), name=f"begun{number}")
+            room = Cat(receiver.room[n] for n in kinds).any()
+            is_its, is_read = (
+                Cat(kind == n for n in kinds).any()
+                for kind in (Value.cast(receiver.o.payload.kind), Value.cast(inside.given.kind))
+            )
+            comes = receiver.o.valid & is_its
+            coming = inside.cells.o.valid & is_read
+            left = Mux(is_read, reading.left, 0)
+            with m.If(room):
                 m.d.sync += [given.eq(0), begun.eq(0)]
             with m.Elif(comes):
                 m.d.sync += [given.eq(given + 1), begun.eq(begun + receiver.o.payload.part.first)]
             m.d.comb += [
-                Assert(
-                    ~comes | receiver.room[n] | (given < GIVEN), "a taker with room for a packet has room for these"
-                ),
-                Assert(~comes | receiver.room[n] | (begun + receiver.o.payload.part.first <= BEGUN)),
+                Assert(~comes | room | (given < GIVEN), "a taker with room for a packet has room for these"),
+                Assert(~comes | room | (begun + receiver.o.payload.part.first <= BEGUN)),
                 Assert(given + comes + coming + left <= GIVEN),
                 Assert(receiver.o.payload.part.first | receiver.o.payload.part.has_line | ~comes),
                 Assert(begun + (comes & receiver.o.payload.part.first) + (coming & inside.given.part.first) <= BEGUN),
             ]
-            m.d.comb += Cover(comes & ~receiver.room[n] & (given == GIVEN - 1), "so many come") if n == 0 else []
+            m.d.comb += Cover(comes & ~room & (given == GIVEN - 1), "so many come") if kinds == (0,) else []
         return m
 
 
@@ -374,7 +379,7 @@ class Requesting(wiring.Component):
 
     def __init__(self, requester, story=False):
         self.story = story
-        self.requester = requester.Requester(32)
+        self.requester = requester.Requester(32, 8)
         super().__init__()
 
     def elaborate(self, platform):
@@ -428,7 +433,7 @@ class Requesting(wiring.Component):
                 "a line that is taken is kept",
             ),
             Assert((lines.put.addr - lines.get.addr - live)[: len(lines.put.addr)] == 0),
-            Assert(~ask.grows | (ask.growing.more < most) & (ask.full == (ask.growing.more == most - 1))),
+            Assert(~ask.grows | (ask.growing.more < most) & (ask.full | (ask.growing.more != most - 1))),
             Assert(~ask.offers | (ask.offered.op == Op.Read) | (ask.offered.more < packet.LINES_MAX)),
             Cover(live == size, "lines of two packets"),
         ]

@@ -10,11 +10,18 @@ BASELINE = measure.baseline()["synth"]
 AGAIN = "if that is right: make bench ACCEPT=1"
 
 
-# The chip takes as long as all its blocks together, a link's port minutes.
-LONG = dict.fromkeys(("chip", "link-1"), pytest.mark.soak)
+# Yosys has nothing new to say of what has not changed.
+LONG = ("chip", "compute", "ddr", "host-port", "jpeg-decoder", "jpeg-encoder", "link-1", "link-2", "link-4")
+# The chip has all other blocks in it, and ports of more lanes are made as that of one.
+LARGE = ("chip", "link-2", "link-4")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG.get(name, ())) for name in synth.BLOCKS])
+def all_blocks(*, but):
+    """Every block; those `but` for the soak only."""
+    return [pytest.param(name, marks=[pytest.mark.soak] * (name in but)) for name in synth.BLOCKS]
+
+
+@pytest.mark.parametrize("name", all_blocks(but=LONG))
 def test_counts_are_the_baselines(name):
     assert name in BASELINE, f"{name} is not in {measure.BASELINE.name}; {AGAIN}"
     counts, _ = synth.count(synth.BLOCKS[name])
@@ -22,11 +29,11 @@ def test_counts_are_the_baselines(name):
     assert asdict(counts) == expected, f"{name} changed; {AGAIN}"
 
 
-@pytest.mark.parametrize("name", [name for name, block in synth.BLOCKS.items() if block.place])
-def test_the_speed_in_the_baseline_is_of_this_netlist(name):
+@pytest.mark.parametrize("name", all_blocks(but=LARGE))
+def test_the_baseline_is_of_this_netlist(name):
     row = BASELINE[name]
-    assert row["netlist"] == synth.netlist(synth.BLOCKS[name])[1], f"{name} changed since it was placed; {AGAIN}"
-    assert row["path"], "no source line of the slowest path is known"
+    assert row["netlist"] == synth.netlist(synth.BLOCKS[name])[1], f"{name} changed since it was measured; {AGAIN}"
+    assert "fmax" not in row or row["path"], "no source line of the slowest path is known"
 
 
 def test_the_baseline_has_every_block_and_no_other():
