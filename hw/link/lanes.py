@@ -63,15 +63,15 @@ class LanesSender(wiring.Component):
         m = Module()
         left, number = Signal(range(SPARSE)), Signal(8)
         using, next_using = Signal(self.lanes), Signal(self.lanes)
-        marker, taking = Signal(), Signal()
+        # A marker is due when none are left; it is known in time what is taken then.
+        marker, taking = Signal(init=1), Signal()
         m.d.comb += [
-            marker.eq(left == 0),
             next_using.eq(Mux(left == 1, self.wanted, using)),
             self.used.eq(reduce(lambda a, b: a + b, next_using)),
             self.i.ready.eq(~marker & using.any() & self.wanted[: self.lanes].any()),
             taking.eq(self.i.valid & self.i.ready),
         ]
-        m.d.sync += [using.eq(next_using), left.eq(left - 1)]
+        m.d.sync += [using.eq(next_using), left.eq(left - 1), marker.eq(left == 1)]
         fields = Signal(Marker)
         m.d.comb += [
             fields.used.eq(using),

@@ -42,7 +42,7 @@ class LinkPort(wiring.Component):
     i1, i3, i4, i5 : :py:`In(stream.Signature(Part))`
         Packets of the other classes.
     o : :py:`Out(stream.Signature(Delivery))`, room : :py:`In(6)`
-        Packets that do not end here; as of :class:`PacketReceiver`.
+        Packets that do not end here; as of :class:`PacketReceiver`. A first hop waits for room here wherever it ends.
     node, peer, state, lost, counts, lanes_o, lanes_i, slip
         As of :class:`Link`.
     """
