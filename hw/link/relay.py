@@ -9,7 +9,7 @@ from tessera.hw.link.cells import KEPT
 from tessera.hw.link.packet import Head, Kind, Part
 from tessera.hw.link.receiver import ROOM, Delivery
 
-__all__ = ["HOPS", "PARTS", "Relay", "Route"]
+__all__ = ["HOPS", "PARTS", "Relay", "route"]
 
 HOPS = ((Kind.RequestFirst, Kind.RequestSecond), (Kind.ResponseFirst, Kind.ResponseSecond),
         (Kind.SyncFirst, Kind.SyncSecond))  # fmt: skip
@@ -18,7 +18,7 @@ PARTS = 16
 """Parts of a class from one port that may wait."""
 
 
-def Route(ports):
+def route(ports):
     """Layout of where a node is: behind which of so many ports, if it is known."""
     return data.StructLayout({"known": 1, "port": range(ports)})
 
@@ -52,7 +52,7 @@ class Relay(wiring.Component):
         Of each port, packets of each second hop. Withdrawn when the link is lost.
     lost : :py:`In(ports)`
         Of each port: its link is lost.
-    routes : :py:`In(data.ArrayLayout(Route(ports), 16))`
+    routes : :py:`In(data.ArrayLayout(route(ports), 16))`
         Of each node. Looked at when a packet comes.
     dropped : :py:`Out(data.ArrayLayout(3, ports))`
         Pulses of each port and of each of :data:`HOPS`, when a packet that came whole has been dropped.
@@ -68,7 +68,7 @@ class Relay(wiring.Component):
                 **{f"room{n}": Out(len(HOPS)) for n in range(ports)},
                 **{f"o{n}_{out.value}": Out(stream.Signature(Part)) for n in range(ports) for _, out in HOPS},
                 "lost": In(ports),
-                "routes": In(data.ArrayLayout(Route(ports), 16)),
+                "routes": In(data.ArrayLayout(route(ports), 16)),
                 "dropped": Out(data.ArrayLayout(len(HOPS), ports)),
             }
         )
@@ -79,8 +79,8 @@ class Relay(wiring.Component):
         queues = [[_Queue(self.ports) for _ in HOPS] for _ in ports]
         for n in ports:
             come = getattr(self, f"i{n}")
-            route = self.routes[come.payload.part.head.target]
-            to = Mux(route.known, 1 << route.port, 0)[: self.ports] & ~(1 << n)
+            wanted = self.routes[come.payload.part.head.target]
+            to = Mux(wanted.known, 1 << wanted.port, 0)[: self.ports] & ~(1 << n)
             m.d.comb += come.ready.eq(1)
             for hop, (kind, _) in enumerate(HOPS):
                 m.submodules[f"queue{n}_{kind.value}"] = queue = queues[n][hop]

@@ -232,6 +232,23 @@ async def other_classes_pass_by(dut):
 
 
 @cocotb.test()
+async def what_is_for_another_chip_is_given_on(dut):
+    """A request whose target is not the chip to which it comes is given at ``o``, and nobody answers it."""
+    bench = ChipsBench(dut, DUTS)
+    await bench.start()
+    reads = [{"op": Op.Read, "id": 0, "target": 5, "window": 0, "offset": 2 * k, "data": 0} for k in range(6)]
+    bench.port("response0.ready").value = 1
+    await bench.send("request0", reads)
+    for _ in range(200):
+        await ReadOnly()
+        assert not bench.port("response0.valid").value, "it was answered"
+        await RisingEdge(dut.clk)
+    come = [packets for packets, _ in bench.others(1)[1]]
+    assert come == [6, 0, 0, 0, 0, 0], f"{come} packets were given on"
+    assert [packets for packets, _ in bench.others(0)[1]] == [0] * CLASSES
+
+
+@cocotb.test()
 async def classes_without_room_wait_alone(dut):
     """Their packets stay with the sender, and all else goes on."""
     bench = ChipsBench(dut, DUTS)
