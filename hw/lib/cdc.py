@@ -1,5 +1,8 @@
 """Where signals cross from one clock to another; nothing else in the chip does."""
 
+from functools import reduce
+from operator import xor
+
 from amaranth.hdl import *
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.cdc import AsyncFFSynchronizer, FFSynchronizer
@@ -32,6 +35,8 @@ class AsyncQueue(wiring.Component):
         In ``write``.
     o : :py:`Out(stream.Signature(shape))`
         In ``read``. Withdrawn when the queue is emptied.
+    level : :py:`Out(range(depth + 1))`
+        In ``read``: items that are offered, and those behind them that this side knows of.
     clear : :py:`In(1)`
         In ``read``, straight from a register.
     """
@@ -41,7 +46,12 @@ class AsyncQueue(wiring.Component):
             raise ValueError(f"depth is {depth}; a power of two from 4 to 256 expected")
         self.shape, self.depth = shape, depth
         super().__init__(
-            {"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "clear": In(1)},
+            {
+                "i": In(stream.Signature(shape)),
+                "o": Out(stream.Signature(shape)),
+                "level": Out(range(depth + 1)),
+                "clear": In(1),
+            },
         )
         # What each side has moved, modulo twice the depth; the same in Gray code, and as the other side sees that.
         width = exact_log2(depth) + 1
@@ -80,6 +90,7 @@ class AsyncQueue(wiring.Component):
             write_port.data.eq(self.i.payload),
             write_port.en.eq(self.i.valid & self.i.ready),
             self.o.valid.eq(taken_gray != written_seen),
+            self.level.eq((Cat(reduce(xor, written_seen[n:]) for n in range(width)) - taken)[:width]),
             read_port.addr.eq(taken[:-1]),
             self.o.payload.eq(read_port.data),
         ]

@@ -29,8 +29,9 @@ class Deskew(wiring.Component):
     until those of all lanes named do, all behind markers of one ``number`` and with the same ``used``; then they are a
     stripe, and the blocks behind them the next ones. All other blocks are dropped: a lane not in use never waits.
 
-    When lanes have waited for another one for 10 cycles, for its marker or amid blocks, ``clear`` empties all queues,
-    and there are no stripes until all have markers again; these count from 14 cycles later on.
+    When lanes have waited for another one for 10 cycles, for its marker or amid blocks, or one has no room to wait any
+    more, ``clear`` empties all queues, and there are no stripes until all have markers again; these count from 14
+    cycles later on.
 
     Lanes may be crossed end to end: what comes on lane n may be lane ``lanes - 1 - n``, as its marker says. A lane that
     says it is yet another is never in use nor heard.
@@ -46,6 +47,8 @@ class Deskew(wiring.Component):
     -------
     i0 .. : :py:`In(stream.Signature(Received))`
         The lanes of this end.
+    crowded : :py:`In(lanes)`
+        As many blocks of the lane wait as may. With one lane of no meaning: it does not wait.
     clear : :py:`Out(1)`
         Empty all queues. From a register.
     o : :py:`Out(stream.Signature(stripe(lanes)))`
@@ -65,6 +68,7 @@ class Deskew(wiring.Component):
         super().__init__(
             {
                 **{f"i{n}": In(stream.Signature(Received)) for n in range(lanes)},
+                "crowded": In(lanes),
                 "clear": Out(1),
                 "o": Out(stream.Signature(shape)),
                 "used": Out(range(lanes + 1)),
@@ -159,7 +163,9 @@ class Deskew(wiring.Component):
             # Those that wait while others still move, wait for these.
             m.d.comb += vain.eq((waiting.any() | (running.any() & ~leaving)) & ~together & ~moving)
             m.d.sync += self.clear.eq(0)
-            with m.If(pausing):
+            with m.If(self.crowded.any() | (vain & free & ~pausing & (waited == WAIT - 1))):
+                m.d.sync += [running.eq(0), self.clear.eq(1), pausing.eq(1), waited.eq(WAIT)]
+            with m.Elif(pausing):
                 m.d.sync += waited.eq(waited + 1)
                 with m.If(waited == WAIT + PAUSE - 1):
                     m.d.sync += [waited.eq(0), pausing.eq(0)]
@@ -167,8 +173,6 @@ class Deskew(wiring.Component):
                 m.d.sync += waited.eq(0)
             with m.Elif(free):
                 m.d.sync += waited.eq(waited + 1)
-                with m.If(waited == WAIT - 1):
-                    m.d.sync += [running.eq(0), self.clear.eq(1), pausing.eq(1)]
         return m
 
 

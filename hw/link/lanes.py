@@ -13,10 +13,12 @@ from tessera.hw.link.deskew import Deskew
 from tessera.hw.link.lane import LaneReceiver, LaneSender, Received
 from tessera.hw.link.packet import FILL, stripe
 
-__all__ = ["QUEUE_BLOCKS", "LanesReceiver", "LanesSender"]
+__all__ = ["CROWD", "QUEUE_BLOCKS", "LanesReceiver", "LanesSender"]
 
 QUEUE_BLOCKS = 16
 """Of each lane: 7 of skew, 6 that are under way between the clocks, and those that a slow reader is behind."""
+CROWD = 10
+"""Blocks of a lane that are too many: 7 wait for skew, one leaves, and clocks may part by one."""
 
 
 class LanesSender(wiring.Component):
@@ -163,6 +165,7 @@ class LanesReceiver(wiring.Component):
                 i.valid.eq(queue.o.valid),
                 i.payload.eq(queue.o.payload),
                 queue.o.ready.eq(i.ready),
+                deskew.crowded[n].eq(queue.level >= CROWD),
             ]
         connect(m, deskew.o, self.o)
         m.d.comb += [getattr(self, name).eq(getattr(deskew, name)) for name in ("used", "heard", "told")]

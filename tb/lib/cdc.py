@@ -90,6 +90,10 @@ class Sides:
         while count is None or len(self.got) < count:
             dut.o__ready.value = ready = int(self.random.random() >= stall)
             await ReadOnly()
+            level, there = int(dut.level.value), len(self.sent) - len(self.got)
+            assert bool(level) == bool(dut.o__valid.value), f"level is {level}"
+            # What was written in the last cycles, and is just being written, may be seen or not.
+            assert level <= there + 1, f"level is {level} of {there}"
             if ready and dut.o__valid.value:
                 self.got.append(dut.o__payload.value.to_unsigned())
             await RisingEdge(dut.read_clk)
@@ -148,6 +152,10 @@ async def holds_its_depth_and_wakes_in_two_cycles(dut, ratio):
                 await ReadOnly()
                 assert not dut.i__ready.value, "there is room for more than its depth"
                 await RisingEdge(dut.write_clk)
+            for _ in range(2):
+                await RisingEdge(dut.read_clk)
+            await ReadOnly()
+            assert int(dut.level.value) == sides.depth
             await RisingEdge(dut.read_clk)
             await sides.receive(len(sides.got) + 1)
             for edge in range(2):

@@ -70,6 +70,7 @@ class Run:
         self.queues = [[] for _ in range(self.lanes)]
         self.stripes, self.heard, self.told, self.clears = [], [], [], []
         self.deaf = 0
+        self.crowded = {}
 
     async def go(self, cycles):
         bench, dut = self.bench, self.bench.dut
@@ -88,6 +89,7 @@ class Run:
                     payload.value = queue[0]
             ready = int(bench.random.random() >= self.stall)
             dut.o__ready.value = ready
+            dut.crowded.value = self.crowded.get(cycle, 0)
             await ReadOnly()
             taken = [int(port[1].value) for port in ports]
             self.heard.append(int(dut.heard.value))
@@ -349,6 +351,29 @@ async def waits_ten_cycles_and_then_pauses(dut):
         await run.go(80)
         came = [(cycle, blocks) for cycle, blocks, _ in run.stripes]
         assert came == ([(20 + gap + 1, [n + 5 for n in range(lanes)])] if gap == WAIT + PAUSE else []), (gap, came)
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.9])
+async def a_crowded_lane_ends_all_waiting(dut, stall):
+    """In the next cycle, whatever waits or goes on, pauses too; then there is a whole pause. A lane alone goes on."""
+    bench = Bench(dut, DUTS)
+    random, lanes = bench.random, bench.component.lanes
+    for again in (0, 1, PAUSE - 1, PAUSE + 3):
+        await bench.reset()
+        sender = Sender(bench, [0] + [(1 << lanes) - 1] * 12, skews=some_skews(random, lanes))
+        run = Run(bench, sender, stall=stall)
+        moment = random.randrange(40, 60)
+        run.crowded = {moment: 1 << random.randrange(lanes), moment + again: 1 << random.randrange(lanes)}
+        await run.go(moment + again + PAUSE)
+        at = sorted({cycle + 1 for cycle in run.crowded})
+        if lanes == 1:
+            assert not run.clears
+            continue
+        assert run.clears == at, f"crowded in the cycles before {at}; emptied in {run.clears}"
+        # Only a stripe that was offered already comes.
+        late = [cycle for cycle, _, _ in run.stripes if cycle > at[-1]]
+        assert len(late) <= (stall > 0), f"emptied in {at}; stripes in {late}"
 
 
 @cocotb.test()

@@ -263,11 +263,15 @@ async def begins_anew_after_a_long_cut(dut):
 
 
 @cocotb.test()
-@cocotb.parametrize(case=[(1e-4, 15), (1e-3, 1)])
+@cocotb.parametrize(case=[(1e-4, 15, 100), (1e-3, 1, 300)])
 async def all_comes_over_bad_wires(dut, case):
-    """With bits wrong on their own, in bursts, and blocks that are noise."""
+    """With bits wrong on their own, in bursts, and blocks that are noise.
+
+    At the higher rate half of two lanes' stripes are wrong, so at the end, when nothing that follows tells of a loss,
+    most packets wait for a timeout once.
+    """
     bench = PairBench(dut, DUTS)
-    rate, lines = case
+    rate, lines, most = case
     await bench.start(lines=lines)
     bench.go()
     noise = {"errors": rate, "bursts": 25 * rate, "drops": 25 * rate}
@@ -286,7 +290,7 @@ async def all_comes_over_bad_wires(dut, case):
         there = bench.counts(WAYS[1 - WAYS.index(way)])
         assert counts.sent == sum(bench.sent(way)) and counts.sessions == bench.first[way]
         # What comes for nothing was sent again.
-        assert 0 < counts.again < 2000 and 0 < counts.wrong < 2000 and counts.timeouts < 100, f"{counts}"
+        assert 0 < counts.again < 20 * most and 0 < counts.wrong < 20 * most and counts.timeouts < most, f"{counts}"
         assert 0 < counts.double <= there.again and counts.right > sum(bench.sent(way)), f"{counts}, {there}"
         for name in NOISE:
             getattr(dut, f"{way}_{name}").value = 0
