@@ -12,6 +12,8 @@ __all__ = ["PassingQueue"]
 class PassingQueue(wiring.Component):
     """Offers what comes in the same cycle, and keeps what is not taken then.
 
+    The oldest one that is kept is in a register, so that no memory's time is in what is offered.
+
     Parameters
     ----------
     shape : shape-like
@@ -37,23 +39,29 @@ class PassingQueue(wiring.Component):
         m.submodules.storage = storage = memory.Memory(shape=self.shape, depth=self.depth, init=[])
         write, read = storage.write_port(), storage.read_port(domain="comb")
         level, put, get = Signal(range(self.depth + 1)), Signal(), Signal()
-        empty = Signal(init=1)
+        empty, alone = Signal(init=1), Signal(init=1)
+        # The oldest is in the memory too; `second` is the place of the one behind it.
+        oldest, second = Signal(Shape.cast(self.shape).width, reset_less=True), Signal.like(read.addr, init=1)
         m.d.comb += [
             self.i.ready.eq(level != self.depth),
             self.o.valid.eq(~empty | self.i.valid),
-            self.o.payload.eq(Mux(empty, Value.cast(self.i.payload), Value.cast(read.data))),
+            self.o.payload.eq(Mux(empty, Value.cast(self.i.payload), oldest)),
             put.eq(self.i.valid & self.i.ready & ~(empty & self.o.ready)),
             get.eq(~empty & self.o.ready),
             write.en.eq(put),
             write.data.eq(self.i.payload),
+            read.addr.eq(second),
         ]
+        with m.If(empty | get):
+            m.d.sync += oldest.eq(Mux(alone, Value.cast(self.i.payload), Value.cast(read.data)))
         following = Signal.like(level)
         m.d.comb += following.eq(level + put - get)
         m.d.sync += [
             level.eq(following),
             empty.eq(following == 0),
+            alone.eq(following <= 1),
             write.addr.eq(write.addr + put),
-            read.addr.eq(read.addr + get),
+            second.eq(second + get),
         ]
         observe(m, self.o)
         return m

@@ -96,14 +96,18 @@ class Responder(wiring.Component):
         m.submodules.parts = parts = memory.Memory(shape=_ASKED, depth=PARTS, init=[])
         put, get = parts.write_port(), parts.read_port(domain="comb")
         there, goes, level = Signal(), Signal(), Signal(range(PARTS + 1))
-        new, part = put.data, get.data
+        # The oldest one is in a register as well: the memory gives the one behind it.
+        new, part, second = put.data, Signal(_ASKED, reset_less=True), Signal.like(get.addr, init=1)
         m.d.comb += [
             *(new[name].eq(self.part[name]) for name in ("first", "last", "has_line", "body", "line")),
             *(new.head[name].eq(self.part.head[name]) for name in _OF_HEAD),
             # Until a part comes, its place may be written with anything.
             put.en.eq(level != PARTS),
+            get.addr.eq(second),
         ]
-        m.d.sync += [put.addr.eq(put.addr + self.come), get.addr.eq(get.addr + goes)]
+        m.d.sync += [put.addr.eq(put.addr + self.come), second.eq(second + goes)]
+        with m.If(goes | ~there):
+            m.d.sync += part.eq(Mux(level <= 1, new.as_value(), get.data.as_value()))
         with m.If(self.come & ~goes):
             m.d.sync += [level.eq(level + 1), there.eq(1), self.room.eq(level < PARTS - ROOM)]
         with m.Elif(goes & ~self.come):
@@ -152,9 +156,9 @@ class Responder(wiring.Component):
         with m.If(self.lost):
             waits = request.valid & ~request.ready
             m.d.sync += [there.eq(waits), void.eq(waits), level.eq(waits), note.addr.eq(0)]
-            m.d.sync += put.addr.eq(get.addr + 1)
+            m.d.sync += put.addr.eq(second)
             with m.If(~waits):
-                m.d.sync += [get.addr.eq(get.addr + 1), amid.eq(0), quarter.eq(0)]
+                m.d.sync += [second.eq(second + 1), amid.eq(0), quarter.eq(0)]
         observe(m, request)
 
     def _count(self, m, oldest, room, taken, void, gone):

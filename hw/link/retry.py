@@ -141,7 +141,8 @@ class RetrySender(wiring.Component):
         A packet that is to be sent again is withdrawn when it has been passed on meanwhile; its frame's number is
         lost.
     report : :py:`In(report)`
-        What the other side tells. Losses are looked at one a cycle; told meanwhile, newer ones take their place.
+        What the other side tells. Losses are looked at one a cycle; told meanwhile, newer ones take their place. When
+        the older half of ``history`` is new and lost, so are taken to be those before, back to the last one told of.
     timed_out : :py:`Out(1)`
         Pulses when a class had not moved for too long.
     """
@@ -286,6 +287,9 @@ class RetrySender(wiring.Component):
         A frame that is lost is looked up with what it carried, that with the frame that carried it last. What is queued
         is marked there, until it is sent again: it is queued once, and no new packet is begun before it has left the
         queue.
+
+        When the older half of the frames of which is told are all lost, so may be those before them, back to the last
+        one that was heard of: they are looked up as well. Those of them that had come are sent for nothing.
         """
         p = self.parameters
         report = self.report
@@ -309,6 +313,24 @@ class RetrySender(wiring.Component):
         with m.Else():
             m.d.sync += lost.eq(lost & ~known)
         m.d.sync += done.eq(known)
+        # Frames before these, from `walk` on to the last one of which nothing is told.
+        heard, heard_before, recent = Signal(number, init=-1), Signal(number, init=-1), Signal()
+        gap, since, far, untold = Signal(), Signal(number), Signal(number), Signal(number)
+        walks, walk = Signal(), Signal(number)
+        # The end of a gap may have been told in a head.
+        m.d.comb += [recent.eq((report.last - heard)[: p.frame_bits] < p.history), far.eq(last - since)]
+        with m.If(report.frames):
+            m.d.sync += heard.eq(report.last)
+            with m.If(report.last != heard):
+                m.d.sync += heard_before.eq(heard)
+        m.d.sync += [
+            gap.eq(report.losses & (moved >= p.history) & report.lost[p.history // 2 :].all()),
+            since.eq(Mux(recent, heard_before, heard)),
+        ]
+        with m.If(gap):
+            m.d.sync += [walks.eq(far > p.history), walk.eq(since + 1), untold.eq(last - p.history)]
+        with m.Elif(walks & ~self.timed_out & ~lost.any()):
+            m.d.sync += [walk.eq(walk + 1), walks.eq(walk != untold)]
 
         # A place that timed out goes the same way, whichever frame it was in.
         stage = data.StructLayout({"valid": 1, "expired": 1, "frame": number, "place": place})
@@ -321,9 +343,9 @@ class RetrySender(wiring.Component):
         m.d.sync += [newest.eq(found.place), newest_valid.eq(queues)]
         m.d.comb += where.eq(Mux(finds.expired, finds.place, carried_read.data))
         m.d.sync += [
-            looks.valid.eq(self.timed_out | lost.any()),
+            looks.valid.eq(self.timed_out | lost.any() | walks),
             looks.expired.eq(self.timed_out),
-            looks.frame.eq(last - age),
+            looks.frame.eq(Mux(lost.any(), last - age, walk)),
             looks.place.eq(expired),
             finds.eq(looks),
             found.eq(finds),

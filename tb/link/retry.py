@@ -347,7 +347,9 @@ async def losses_that_are_told_over_and_over(dut):
         await sent.fill(lambda kind: 1)
         for kind in bench.classes:
             await sent.tell(**sent.pass_on(kind, 1))
-        last, found = len(sent.frames) - 1, []
+        # None before the history is left to be lost.
+        heard, last, found = len(sent.frames) - 1 - history, len(sent.frames) - 1, []
+        await sent.tell(frames=1, last=heard % (1 << bench.p.frame_bits))
         lost = [last - n for n in range(history) if last >= n and sent.frames[last - n] in sent.latest]
         expected = [sent.frames[frame] for frame in sorted(lost) if sent.latest[sent.frames[frame]] == frame]
         mask = sum(1 << last - frame for frame in lost)
@@ -356,6 +358,32 @@ async def losses_that_are_told_over_and_over(dut):
             found += await sent.tell(**report)
             found += await sent.cycles(period - 1)
         assert found == expected, f"told every {period} cycles: {found} are sent again, {expected} expected"
+
+
+@cocotb.test()
+@cocotb.parametrize(heads=[0, 1], more=[0, 1, 3])
+async def a_gap_longer_than_the_history_is_repaired(dut, heads, more):
+    """Since the last frame that was told of, all are lost: all are sent again, each once, and nothing times out.
+
+    A head may tell of the first frame behind the gap, before it is told what was lost; more may come by then.
+    """
+    bench = RetryBench(dut)
+    await bench.start()
+    bench.port("sender.send.ready").value = 1
+    sent, number, history = Sent(bench), 1 << bench.p.frame_bits, bench.p.history
+    if len(bench.classes) == 1:
+        return
+    for gap in (history, history + 1, history + 2, 40):
+        await sent.fill(lambda kind: 1)
+        for kind in bench.classes:
+            await sent.tell(**sent.pass_on(kind, 1))
+        last = len(sent.frames) - 1
+        heard = last - more - 1 - gap
+        for told in (heard, *[last - more] * heads):
+            await sent.tell(frames=1, last=told % number)
+        lost = [packet for packet, frame in sent.latest.items() if heard < frame < last - more]
+        found = await sent.lose((1 << history) - (2 << more), last, frames=1) + await sent.cycles(3 * gap)
+        assert sorted(found) == sorted(lost), f"a gap of {gap}: {len(found)} are sent again, {len(lost)} expected"
 
 
 @cocotb.test()
@@ -421,7 +449,8 @@ async def no_frame_outside_the_window(dut):
     for _ in range(2):
         for _ in range(bench.p.window):
             last = len(sent.frames) - 1
-            await sent.lose((1 << min(bench.p.history, last + 1)) - 1, last)
+            # All but one, so that none before them are taken for lost.
+            await sent.lose((1 << min(bench.p.history, last + 1)) - 1 & ~(1 << bench.p.history // 2), last)
             if len(sent.frames) == last + 1:
                 break
         assert len(sent.frames) - 1 - heard == bench.p.window, f"{len(sent.frames) - 1 - heard} frames"

@@ -369,20 +369,21 @@ async def goes_on_without_a_lane(dut):
     """One dead lane of several, either way: half of the lines come nevertheless, at the least; mended, all do."""
     bench = LoadBench(dut, DUTS)
     await bench.start(lines=16)
-    bench.go(0, 1)
-    cycles = 4000
-    whole = await bench.lines_in(cycles, (0, 1))
+    lanes, cycles = bench.component.parameters.lanes, 4000
     for n in range(2):
-        for lane in range(bench.component.parameters.lanes):
+        # One lane of two is half of the wires: there is no room on it for what the other side's reads ask as well.
+        bench.go(*((0, 1) if lanes == 4 else (1 - n,)))
+        whole = (await bench.lines_in(cycles, (0, 1)))[1 - n]
+        for lane in range(lanes):
             bench.noise(n, cut=1 << lane)
             # Four markers that are not right, 1024 blocks each, and what was under way.
             await bench.cycles(6000)
             without = (await bench.lines_in(cycles, (0, 1)))[1 - n]
-            assert 2 * without >= whole[1 - n], f"lane {lane} from chip {n}: {without} lines, {whole[1 - n]} with all"
+            assert 2 * without >= whole, f"lane {lane} from chip {n}: {without} lines, {whole} with all"
             bench.noise(n)
             await bench.cycles(9000)
             with_all = (await bench.lines_in(cycles, (0, 1)))[1 - n]
-            assert with_all >= 0.99 * whole[1 - n], f"mended: {with_all} lines, {whole[1 - n]} before"
+            assert with_all >= 0.99 * whole, f"mended: {with_all} lines, {whole} before"
     await bench.finish()
     assert not any(bench.sessions(n) or bench.load(n).failed for n in range(2))
 

@@ -316,7 +316,7 @@ class Responding(wiring.Component):
             Assert(responder.room | (ask.level <= responder_module.PARTS - ROOM + 1 + given)),
             Assert(~responder.room | (ask.level <= responder_module.PARTS - ROOM)),
             Assert(ask.there == (ask.level != 0)),
-            Assert((ask.put.addr - ask.get.addr - ask.level)[: len(ask.put.addr)] == 0),
+            Assert((ask.put.addr - ask.second + 1 - ask.level)[: len(ask.put.addr)] == 0),
             Cover(ask.level == responder_module.PARTS - ROOM + 1 + GIVEN, "as many parts wait as may"),
         ]
 

@@ -85,7 +85,7 @@ class Recovery(wiring.Component):
 
 
 BROKEN = {
-    "nothing is sent again": (True, "looks.valid.eq(self.timed_out | lost.any())", "looks.valid.eq(0)"),
+    "nothing is sent again": (True, "looks.valid.eq(self.timed_out | lost.any() | walks)", "looks.valid.eq(0)"),
     "what is told again is looked up again": (True, "lost.eq(report.lost & ~known)", "lost.eq(report.lost)"),
     "there is no timeout": (False, "m.d.sync += stale[n].eq(1)", "m.d.sync += stale[n].eq(0)"),
 }
