@@ -226,13 +226,15 @@ class RetrySender(wiring.Component):
         # What is offered, and what that is written down of it in the next cycle.
         offered, offer, begun = self.offered, Signal(p.sending), Signal()
         gone = Signal()
-        looking, finding, queued = self._find_lost(m, begun, offer, expired)
+        heard, heard_before = Signal(p.frame_bits, init=-1), Signal(p.frame_bits, init=-1)
+        with m.If(report.frames):
+            m.d.sync += heard.eq(report.last)
+            with m.If(report.last != heard):
+                m.d.sync += heard_before.eq(heard)
+        looking, finding, queued = self._find_lost(m, begun, offer, expired, heard, heard_before)
         pending = finding | self._fetch_repeat(m, queued, looked_up, lengths_there)
 
         next_frame = Signal(p.frame_bits)
-        heard = Signal(p.frame_bits, init=-1)
-        with m.If(report.frames):
-            m.d.sync += heard.eq(report.last)
         load, new, chosen = Signal(), Signal(p.sending), Signal()
         m.d.comb += [
             self.send.valid.eq(offered & ~gone),
@@ -281,7 +283,7 @@ class RetrySender(wiring.Component):
         m.d.sync += gone.eq(Mux(load, self.repeats & passed_on(self.repeat), passed_on(offer)))
         return m
 
-    def _find_lost(self, m, begun, offer, expired):
+    def _find_lost(self, m, begun, offer, expired, heard, heard_before):
         """Places of packets whose last frame was lost: whether they are looked for, or just found, and a queue of them.
 
         A frame that is lost is looked up with what it carried, that with the frame that carried it last. What is queued
@@ -314,15 +316,10 @@ class RetrySender(wiring.Component):
             m.d.sync += lost.eq(lost & ~known)
         m.d.sync += done.eq(known)
         # Frames before these, from `walk` on to the last one of which nothing is told.
-        heard, heard_before, recent = Signal(number, init=-1), Signal(number, init=-1), Signal()
-        gap, since, far, untold = Signal(), Signal(number), Signal(number), Signal(number)
-        walks, walk = Signal(), Signal(number)
+        recent, gap, walks = Signal(), Signal(), Signal()
+        since, far, walk, untold = (Signal(number, name=name) for name in ("since", "far", "walk", "untold"))
         # The end of a gap may have been told in a head.
         m.d.comb += [recent.eq((report.last - heard)[: p.frame_bits] < p.history), far.eq(last - since)]
-        with m.If(report.frames):
-            m.d.sync += heard.eq(report.last)
-            with m.If(report.last != heard):
-                m.d.sync += heard_before.eq(heard)
         m.d.sync += [
             gap.eq(report.losses & (moved >= p.history) & report.lost[p.history // 2 :].all()),
             since.eq(Mux(recent, heard_before, heard)),
