@@ -267,8 +267,7 @@ async def begins_anew_after_a_long_cut(dut):
 async def all_comes_over_bad_wires(dut, case):
     """With bits wrong on their own, in bursts, and blocks that are noise.
 
-    At the higher rate half of two lanes' stripes are wrong, so at the end, when nothing that follows tells of a loss,
-    most packets wait for a timeout once.
+    The higher rate has bounds of its own: two lanes had 2127 packets again and 151 timeouts there.
     """
     bench = PairBench(dut, DUTS)
     rate, lines, most = case
