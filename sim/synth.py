@@ -177,8 +177,9 @@ class Harness(wiring.Component):
         m.submodules.block = self.block
         for n, first in enumerate(self.i):
             inputs = self.inputs[n * self.chain : (n + 1) * self.chain]
-            chain = Signal(len(inputs))
-            m.d.sync += chain.eq(Cat(first, chain))
+            # The first register lies between its pad and the chain: it is none of the block's.
+            pad, chain = Signal(name="pad"), Signal(len(inputs))
+            m.d.sync += [pad.eq(first), chain.eq(Cat(pad, chain))]
             m.d.comb += inputs.eq(chain)
         fold = Signal(len(self.outputs), name="captured")
         m.d.sync += fold.eq(self.outputs)

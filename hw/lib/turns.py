@@ -1,7 +1,7 @@
 """Whose turn it is, as one bit of many."""
 
 from amaranth.hdl import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["Turns", "one_of"]
@@ -10,6 +10,12 @@ __all__ = ["Turns", "one_of"]
 class Turns(wiring.Component):
     """Chooses one of those that want, in fair turns: the next one after the last that went.
 
+    Parameters
+    ----------
+    count : int
+    shape : shape-like
+        Of what each one has, if the chosen one's is to be told.
+
     Members
     -------
     wants : :py:`In(count)`
@@ -17,13 +23,16 @@ class Turns(wiring.Component):
         One bit, in the same cycle, or none if none wants.
     go : :py:`In(1)`
         The one that is chosen goes.
+    items : :py:`In(data.ArrayLayout(shape, count))`, item : :py:`Out(shape)`
+        The chosen one's; all zeros if none is. Sooner than by ``chosen``.
     """
 
-    def __init__(self, count):
+    def __init__(self, count, shape=None):
         if count < 1:
             raise ValueError(f"count is {count}; 1 or more expected")
-        self.count = count
-        super().__init__({"wants": In(count), "chosen": Out(count), "go": In(1)})
+        self.count, self.shape = count, shape
+        items = {} if shape is None else {"items": In(data.ArrayLayout(shape, count)), "item": Out(shape)}
+        super().__init__({"wants": In(count), "chosen": Out(count), "go": In(1), **items})
 
     def elaborate(self, platform):
         m = Module()
@@ -35,6 +44,11 @@ class Turns(wiring.Component):
         ]
         with m.If(self.go & self.wants.any()):
             m.d.sync += behind.eq(Cat(self.chosen[:n].any() for n in range(self.count)))
+        if self.shape is not None:
+            # Either way's is there when it is known which way is gone.
+            items = [self.items[n] for n in range(self.count)]
+            either = one_of(_lowest(later), items), one_of(_lowest(self.wants), items)
+            m.d.comb += Value.cast(self.item).eq(Mux(later.any(), *either))
         return m
 
 

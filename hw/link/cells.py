@@ -62,7 +62,8 @@ class Cells(wiring.Component):
         p = self.parameters
         kept = data.StructLayout({**{name: Head.as_shape()[name].shape for name in KEPT}, "body": 32})
         m.submodules.heads = heads = memory.Memory(shape=kept, depth=p.places, init=[])
-        m.submodules.lines = lines = memory.Memory(shape=512, depth=p.places, init=[])
+        # A line that is written while it is read is not wanted any more.
+        m.submodules.lines = lines = memory.Memory(shape=512, depth=p.places, init=[], attrs={"no_rw_check": 1})
 
         head = self.part.head
         heads_put, lines_put = heads.write_port(), lines.write_port()
@@ -78,7 +79,8 @@ class Cells(wiring.Component):
         # The next cell of the packet that is being given, and how many are left.
         cell, left = Signal(p.cell), Signal(range(p.longest))
         asked, given = self.i.payload, self.o.payload
-        heads_get, lines_get = heads.read_port(), lines.read_port()
+        heads_get, lines_get = heads.read_port(), lines.read_port(domain="comb")
+        line = Signal(512, reset_less=True)
         first, last = Signal(), Signal()
         m.d.comb += [
             self.busy.eq(left != 0),
@@ -87,7 +89,7 @@ class Cells(wiring.Component):
             heads_get.en.eq(~self.busy),
             lines_get.addr.eq(Mux(self.busy, p.place(cell.kind, cell.cell), asked.place)),
         ]
-        m.d.sync += self.o.valid.eq(self.go & (self.busy | self.i.valid))
+        m.d.sync += [self.o.valid.eq(self.go & (self.busy | self.i.valid)), line.eq(lines_get.data)]
         with m.If(self.busy):
             m.d.sync += [first.eq(0), last.eq(left == 1)]
             with m.If(self.go):
@@ -111,6 +113,6 @@ class Cells(wiring.Component):
             *(given.part.head[name].eq(heads_get.data[name]) for name in KEPT),
             given.part.head.kind.eq(given.kind),
             given.part.body.eq(heads_get.data.body),
-            given.part.line.eq(lines_get.data),
+            given.part.line.eq(line),
         ]
         return m

@@ -220,11 +220,11 @@ class Link(wiring.Component):
             sender.i.valid.eq(packets.stripes_o.valid),
             sender.i.payload.eq(packets.stripes_o.payload),
             packets.stripes_o.ready.eq(sender.i.ready),
-            # What is of another session is dropped.
+            # What is of another session is dropped, if need be a little later: who takes stripes never waits for long.
             packets.used_i.eq(receiver.used),
             packets.stripes_i.valid.eq(receiver.o.valid & training.accept),
             packets.stripes_i.payload.eq(receiver.o.payload),
-            receiver.o.ready.eq(packets.stripes_i.ready | ~training.accept),
+            receiver.o.ready.eq(packets.stripes_i.ready),
             self.o.valid.eq(packets.o.valid),
             self.o.payload.eq(packets.o.payload),
             packets.o.ready.eq(self.o.ready),

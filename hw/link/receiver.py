@@ -153,7 +153,7 @@ class PacketReceiver(wiring.Component):
             m.d.sync += [asked.eq(retry.asked), offset.eq(Mux(part.first, 1, offset + 1))]
 
         # In order, out of them, the classes in turns.
-        m.submodules.turns = turns = Turns(CLASSES)
+        m.submodules.turns = turns = Turns(CLASSES, range(p.places))
         nexts = [retry.next[n] for n in range(CLASSES)]
         asked = cells.i.payload
         m.d.comb += [
@@ -163,7 +163,8 @@ class PacketReceiver(wiring.Component):
             cells.go.eq(1),
             cells.i.valid.eq(turns.wants.any()),
             Cat(asked[name] for name in p.packet.members).eq(one_of(turns.chosen, nexts)),
-            asked.place.eq(one_of(turns.chosen, [p.place(n, next_.cell) for n, next_ in enumerate(nexts)])),
+            asked.place.eq(turns.item),
+            *(turns.items[n].eq(p.place(n, next_.cell)) for n, next_ in enumerate(nexts)),
         ]
 
         # When all of it is read, it is passed on; and given from registers.

@@ -216,11 +216,15 @@ class Requester(wiring.Component):
         bits = range(self.slots)
         forgets = Signal()
         m.d.comb += forgets.eq(self.lost | expired)
-        m.submodules.landing = landing = memory.Memory(shape=512, depth=self.slots, init=[])
+        # A slot's line comes once, and is given after that: none is read and written at once.
+        m.submodules.landing = landing = memory.Memory(
+            shape=512, depth=self.slots, init=[], attrs={"no_rw_check": 1}
+        )
         of_request = data.StructLayout({"op": Op, "id": 8})
         m.submodules.info = info = memory.Memory(shape=of_request, depth=self.slots, init=[])
         m.submodules.statuses = statuses = memory.Memory(shape=MemoryStatus, depth=self.slots, init=[])
-        land, fetch = landing.write_port(), landing.read_port()
+        land, fetch = landing.write_port(), landing.read_port(domain="comb")
+        line = Signal(512, reset_less=True)
         note, noted = info.write_port(), info.read_port(domain="comb")
         judge, judged = statuses.write_port(), statuses.read_port(domain="comb")
         asked = self.i.payload
@@ -229,18 +233,20 @@ class Requester(wiring.Component):
 
         # Of a response with lines each is for the next slot. One without is for as many slots as it says.
         part = self.part
-        slot, last_slot, right, kept_right = Signal(bits), Signal(bits), Signal(), Signal()
+        slot, last_slot, fits, right, kept_right = Signal(bits), Signal(bits), Signal(), Signal(), Signal()
         status, kept_status = Signal(MemoryStatus), Signal(MemoryStatus)
         lined, unlined = Signal(), Signal()
         m.d.comb += [
             slot.eq(Mux(part.first, part.head.tag, last_slot + 1)),
-            right.eq(Mux(part.first, part.head.epoch == epoch, kept_right) & ~forgets),
+            fits.eq(Mux(part.first, part.head.epoch == epoch, kept_right)),
+            right.eq(fits & ~forgets),
             status.eq(Mux(part.first, part.head.status, kept_status.as_value())),
             lined.eq(self.come & part.has_line),
             unlined.eq(self.come & ~part.has_line),
             land.addr.eq(slot),
             land.data.eq(part.line),
-            land.en.eq(lined & right),
+            # Of a slot that is just forgotten the line means nothing.
+            land.en.eq(lined & fits),
         ]
         with m.If(self.come):
             m.d.sync += [last_slot.eq(slot), kept_right.eq(right), kept_status.eq(status)]
@@ -283,18 +289,20 @@ class Requester(wiring.Component):
         head, next_head, end = Signal(bits, name="head"), Signal(bits, name="next_head", init=1), Signal(bits)
         ready, hit, vain = Signal(), Signal(), Signal()
         there, step_out, gives, given = Signal(), Signal(), Signal(), self.o.payload
+        # Of one meaning with ``step_out``, and of another register: this one is for what is wide.
+        empty, moves = Signal(init=1), Signal()
         used, waits, still = Signal(range(self.slots + 1)), Signal(), Signal()
         m.d.comb += [
             hit.eq(judges & (verdict.slot == head)),
             there.eq(waits & (ready | hit | vain)),
             still.eq(taken | (waits & ~(gives & (used == 1)))),
             step_out.eq(~self.o.valid | self.o.ready),
+            moves.eq(empty | self.o.ready),
             gives.eq(there & step_out),
             noted.addr.eq(head),
             judged.addr.eq(head),
             fetch.addr.eq(head),
-            fetch.en.eq(step_out),
-            given.data.eq(fetch.data),
+            given.data.eq(line),
         ]
         m.d.sync += [
             # That of the oldest slot is in ``ready``.
@@ -320,8 +328,10 @@ class Requester(wiring.Component):
         with m.If(gives):
             m.d.sync += [head.eq(next_head), next_head.eq(next_head + 1)]
         with m.If(step_out):
+            m.d.sync += [self.o.valid.eq(there), empty.eq(~there)]
+        with m.If(moves):
             m.d.sync += [
-                self.o.valid.eq(there),
+                line.eq(fetch.data),
                 given.op.eq(noted.data.op),
                 given.id.eq(noted.data.id),
                 given.status.eq(

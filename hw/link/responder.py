@@ -106,8 +106,13 @@ class Responder(wiring.Component):
             get.addr.eq(second),
         ]
         m.d.sync += [put.addr.eq(put.addr + self.come), second.eq(second + goes)]
+        # Whether what is offered is the last of its part, or, before the first of a part, will be.
+        following, final, last_but_one = Signal(_ASKED), Signal(), Signal()
+        m.d.comb += following.eq(Mux(level <= 1, new.as_value(), get.data.as_value()))
         with m.If(goes | ~there):
-            m.d.sync += part.eq(Mux(level <= 1, new.as_value(), get.data.as_value()))
+            m.d.sync += [part.eq(following), final.eq(following.has_line | (following.head.first == 0))]
+        with m.Elif(taken):
+            m.d.sync += final.eq(last_but_one)
         with m.If(self.come & ~goes):
             m.d.sync += [level.eq(level + 1), there.eq(1), self.room.eq(level < PARTS - ROOM)]
         with m.Elif(goes & ~self.come):
@@ -131,13 +136,14 @@ class Responder(wiring.Component):
             request.payload.offset.eq(now.offset),
             request.payload.data.eq(part.line),
             taken.eq(request.valid & request.ready),
-            done.eq(writes | void | (now.first == 0)),
+            done.eq(final | void),
+            last_but_one.eq(now.first == 1),
             goes.eq(taken & done),
             entry.op.eq(request.payload.op),
             entry.source.eq(now.source),
             entry.epoch.eq(now.epoch),
             entry.tag.eq(now.tag),
-            entry.ends.eq(Mux(writes, part.last, (now.first == 0) | (quarter == RESPONSE_LINES - 1))),
+            entry.ends.eq(Mux(writes, part.last, final | (quarter == RESPONSE_LINES - 1))),
             # Until a request is taken, its place may be written with anything.
             note.en.eq(room),
         ]
@@ -198,8 +204,10 @@ class Responder(wiring.Component):
         """The memory's answers, gathered to packets; a register behind them."""
         response, status = self.memory.response, self.memory.response.payload.status
         m.submodules.answers = answers = memory.Memory(shape=_ANSWER, depth=self.lines, init=[])
-        m.submodules.lines = lines = memory.Memory(shape=512, depth=self.lines, init=[])
-        put, get, put_line, get_line = answers.write_port(), answers.read_port(), lines.write_port(), lines.read_port()
+        # A line is shown after it came: what is read while it is written is read again.
+        m.submodules.lines = lines = memory.Memory(shape=512, depth=self.lines, init=[], attrs={"no_rw_check": 1})
+        put, get = answers.write_port(), answers.read_port()
+        put_line, get_line, line = lines.write_port(), lines.read_port(domain="comb"), Signal(512, reset_less=True)
         held, came, merged = (Signal(_ANSWER, name=name) for name in ("held", "came", "merged"))
         holds, complete, joins, whole, puts = Signal(), Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
@@ -254,8 +262,9 @@ class Responder(wiring.Component):
             put_line.data.eq(response.payload.data),
             put_line.en.eq(comes),
             get_line.addr.eq(at_line + reads),
-            get_line.en.eq(~reads | step),
         ]
+        with m.If(~reads | step):
+            m.d.sync += line.eq(get_line.data)
         with m.If(comes & came.lined & ~(direct & step)):
             m.d.sync += put_line.addr.eq(put_line.addr + 1)
         with m.If(reads & step):
@@ -264,7 +273,7 @@ class Responder(wiring.Component):
         now, goes = Signal(_OFFERED), Signal()
         m.d.comb += [
             now.packet.eq(Mux(shown, entry.as_value(), put.data.as_value())),
-            now.line.eq(Mux(shown, get_line.data, response.payload.data)),
+            now.line.eq(Mux(shown, line, response.payload.data)),
             now.first.eq(index == 0),
             now.last.eq(last | ~shown),
             goes.eq(step & (shown | direct)),

@@ -398,9 +398,9 @@ class RetryReceiver(wiring.Component):
     """Says which packets are new, which class's next packet is there, and which frames were lost.
 
     A packet whose CRC is right is ``asked`` about: ``accept`` says in the same cycle whether it may be put into its
-    cells. It is ``stored`` when all of it is there; no other packet may be asked about in between. ``ready`` tells of
-    each class, from the next cycle on, that its next packet is stored. It is taken, and passed on when its cells have
-    been read.
+    cells, which are never those of a packet that is being read. It is ``stored`` when all of it is there; no other
+    packet may be asked about in between. ``ready`` tells of each class, from the next cycle on, that its next packet is
+    stored. It is taken, and passed on when its cells have been read.
 
     Parameters
     ----------
@@ -409,7 +409,7 @@ class RetryReceiver(wiring.Component):
     Members
     -------
     asked : :py:`In(packet)`, accept : :py:`Out(1)`, store : :py:`In(1)`
-        A packet; it is new, or the same is in its cells already; all of it is there.
+        A packet; it is new, or the same is in its cells already, and not ``ready``; all of it is there.
     ready : :py:`Out(classes)`, next : :py:`Out(data.ArrayLayout(packet, classes))`, take : :py:`In(classes)`
         The next packet of a class is there; which one; it is taken.
     pass_ : :py:`In(1)`, passed : :py:`In(packet)`
@@ -498,7 +498,8 @@ class RetryReceiver(wiring.Component):
             there.eq(stored.bit_select(following & (size - 1), 1)),
         ]
         with m.If(asked.kind == n):
-            m.d.comb += self.accept.eq(is_ahead(asked))
+            # What is ready may be read at this moment, and is there.
+            m.d.comb += self.accept.eq(is_ahead(asked) & ~(self.ready[n] & (asked.cell == next_.cell)))
         with m.If(recent.kind == n):
             known = stored.bit_select(recent.cell & (size - 1), 1)
             m.d.comb += self.double.eq(self.stores & ~(stores & ~known))
@@ -520,11 +521,11 @@ class RetryReceiver(wiring.Component):
         ahead = Signal(p.frame_bits)
         forward = Signal()
         m.d.comb += [ahead.eq(self.frame - self.last - self.behind), forward.eq(self.framed & (ahead != 0))]
-        come = Mux(ahead > p.history, p.history, ahead)
+        older = Mux(ahead < p.history, self.lost << ahead[: (p.history - 1).bit_length()], 0)
+        # All that are new are lost, but the one that came.
+        new = Cat(ahead > age for age in range(p.history)) ^ ~self.behind
         with m.If(forward):
-            # All that are new are lost, but the one that came.
-            new = ((1 << come) - 1) ^ ~self.behind
-            m.d.sync += [self.last.eq(self.last + ahead), self.lost.eq(self.lost << come | new)]
+            m.d.sync += [self.last.eq(self.last + ahead), self.lost.eq(older | new)]
 
         # Told at once, and again when `again` frames have come since: `since` is one more than these.
         unsaid = Signal()

@@ -79,7 +79,7 @@ class Training(wiring.Component):
                 "up": Out(1),
                 "accept": Out(1),
                 "renew": Out(1),
-                "lost": Out(1),
+                "lost": Out(1, init=1),
                 "wanted": Out(4),
                 "dense": Out(1),
                 "session": Out(4),
@@ -109,12 +109,10 @@ class Training(wiring.Component):
         ]
 
         lost_for = Signal(range(self.give_up))
-        resumable = Signal()
-        m.d.comb += self.lost.eq(~self.up & ~resumable)
         m.d.sync += self.renew.eq(0)
         with m.Switch(self.state):
             with m.Case(LinkState.Active):
-                m.d.sync += [lost_for.eq(0), resumable.eq(1)]
+                m.d.sync += lost_for.eq(0)
                 with m.If(~same | ~both):
                     m.d.sync += self.state.eq(LinkState.Training)
             with m.Default():
@@ -123,11 +121,11 @@ class Training(wiring.Component):
                     # Whatever the other side remembers of this one is not so: let it begin anew as well.
                     m.d.sync += session.eq(_next(told.session))
                 with m.Elif((self.heard != 0) & newer):
-                    m.d.sync += [session.eq(told.session), self.renew.eq(1), resumable.eq(0)]
+                    m.d.sync += [session.eq(told.session), self.renew.eq(1), self.lost.eq(1)]
                 with m.Elif(same & both):
-                    m.d.sync += self.state.eq(LinkState.Active)
-                with m.Elif(resumable & (lost_for == self.give_up - 1)):
-                    m.d.sync += [session.eq(_next(session)), self.renew.eq(1), resumable.eq(0)]
+                    m.d.sync += [self.state.eq(LinkState.Active), self.lost.eq(0)]
+                with m.Elif(~self.lost & (lost_for == self.give_up - 1)):
+                    m.d.sync += [session.eq(_next(session)), self.renew.eq(1), self.lost.eq(1)]
                     m.d.sync += self.state.eq(LinkState.Dead)
 
         with m.If(self.up):

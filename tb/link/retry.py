@@ -462,7 +462,7 @@ async def no_frame_outside_the_window(dut):
 
 @cocotb.test()
 async def knows_what_is_stored(dut):
-    """In any order, each once, if it is not behind what is next; a class is ready while its next packet is there."""
+    """In any order, each once, if not behind what is next nor ready; a class is ready while its next one is there."""
     bench = RetryBench(dut)
     await bench.start()
     p, draw = bench.p, bench.random.randrange
@@ -476,10 +476,12 @@ async def knows_what_is_stored(dut):
         number = begun[kind] + offset
         # What is there already has the same length when it comes again, and none is over another one.
         cells = stored[kind].get(number, cells)
-        accept = 0 <= offset < p.cells[kind]
+        ahead = 0 <= offset < p.cells[kind]
         others = {first + n for first, length in stored[kind].items() for n in range(length) if first != number}
-        store = offset < 0 or (accept and not others & set(range(number, number + cells)))
+        store = offset < 0 or (ahead and not others & set(range(number, number + cells)))
         ready = sum(1 << n for n in bench.classes if begun[n] in stored[n])
+        # What is ready may be read at any moment.
+        accept = ahead and not (offset == 0 and ready >> kind & 1)
         take = [n for n in bench.classes if ready >> n & 1 and (passing or draw(20) == 0)]
         passes = taken and draw(2)
         asked = {"kind": kind, "cell": number % (1 << p.cell_bits), "cells": cells}
@@ -492,14 +494,14 @@ async def knows_what_is_stored(dut):
         await ReadOnly()
         assert bench.get("receiver.accept") == accept, f"cell {offset} behind the next of class {kind}, {cells} cells"
         assert bench.get("receiver.double") == double, "what was stored in the cycle before had come before, or not"
-        double = store and (not accept or number in stored[kind])
+        double = store and (not ahead or number in stored[kind])
         assert bench.get("receiver.ready") == ready, f"ready are {bench.get('receiver.ready'):b}, {ready:b} expected"
         assert bench._numbers("receiver.counts") == [count % (1 << p.cell_bits) for count in counts]
         for n, one in enumerate(bench.packets_next()):
             assert one.cell == begun[n] % (1 << p.cell_bits), f"next of class {n}"
             assert not ready >> n & 1 or one.cells == stored[n][begun[n]], f"length of the next of class {n}"
         await RisingEdge(dut.clk)
-        if store and accept:
+        if store and ahead:
             stored[kind][number] = cells
         if passes:
             taken.popleft()

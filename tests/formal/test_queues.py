@@ -330,6 +330,9 @@ class Responding(wiring.Component):
         queued_lines = sum_of((is_there & row.lined, row.more + 1) for is_there, row in zip(there, rows))
         shown = Mux(answer.shown, answer.entry.more + 1 - answer.index, 0)
         lines = Mux(answer.held.lined, held, 0) + queued_lines + Mux(answer.entry.lined, shown, 0)
+        torn = Signal()
+        with m.If(~answer.reads | answer.step):
+            m.d.sync += torn.eq(answer.put_line.en & (answer.put_line.addr == answer.get_line.addr))
         m.d.comb += [
             Assert(owed == count.asked),
             Assert(owed <= count.most, "the memory owes no more than is counted"),
@@ -346,6 +349,8 @@ class Responding(wiring.Component):
             Assert((answer.put_line.addr - answer.at_line)[:bits] == lines),
             Assert(~answer.put_line.en | (lines < size), "no line is overwritten"),
             Assert(lines < size),
+            # A memory that is read where it is written at that moment may give anything.
+            Assert(~(torn & answer.reads), "a line that is shown was not read while it was written"),
             Assert(~(answer.holds & answer.held.lined) | (answer.held.status == MemoryStatus.Ok)),
             *(
                 Assert(~is_it | ~one.lined | (one.more < responder_module.RESPONSE_LINES))
@@ -440,6 +445,13 @@ class Requesting(wiring.Component):
 
         # Slots: of what is asked for and not yet given.
         slots, used, bits = requester.slots, answer.used, len(answer.head)
+        # The other side answers each line once, and the link gives each answer once.
+        known = (
+            answer.answered.bit_select(answer.slot, 1)
+            | (answer.judges & (answer.verdict.slot == answer.slot))
+            | (answer.ready & (answer.slot == answer.head))
+        )
+        reads = answer.gives & ~answer.vain
         m.d.comb += [
             Assert(~(requester.i.valid & requester.i.ready) | (used < slots), "a slot that is taken is free"),
             Assert(~answer.note.en | (used < slots), "and until then no other is written"),
@@ -449,6 +461,10 @@ class Requesting(wiring.Component):
             Assert(answer.waits == (used != 0)),
             Assert((answer.tail - answer.head - used)[:bits] == 0),
             Assert(answer.next_head == (answer.head + 1)[:bits]),
+            Assert(answer.empty == ~requester.o.valid),
+            # A memory that is read where it is written at that moment may give anything.
+            Assume(~(come & part.has_line & known)),
+            Assert(~(answer.land.en & reads & (answer.slot == answer.head)), "a line that is given is not written"),
             Cover(used == slots, "all slots are taken"),
         ]
 
@@ -735,6 +751,12 @@ BROKEN = {
     ),
     "a third part is offered": ("responding", "step.eq(level != 2)", "step.eq(1)"),
     "there is a slot more": ("requesting", "(used == self.slots - 1)))", "(used == self.slots)))"),
+    "a line is given while it comes": (
+        "requesting",
+        "hit.eq(judges & (verdict.slot == head))",
+        "hit.eq((judges & (verdict.slot == head)) | (land.en & (slot == head)))",
+    ),
+    "a line is shown while it comes": ("responding", "sync += shown.eq(some)", "sync += shown.eq(some | pushes)"),
     "a line is written when both packets are full": ("requesting", "put.en.eq(~held)", "put.en.eq(1)"),
     "a run has a line more": ("requesting", "full.eq(growing.more == most - 2)", "full.eq(growing.more == most - 1)"),
     "there is always room for blocks": ("unpacking", "room.eq(next_held <= size - self.lanes)", "room.eq(1)"),

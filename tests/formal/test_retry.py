@@ -142,12 +142,21 @@ class RetryPair(wiring.Component):
         ]
         m.d.sync += reading.eq(go | reading & ~passes)
         read_length = true_length[count]
+
+        def ahead(x, of):
+            return (x - of)[:bits]
+
         with m.If(go):
             m.d.comb += Assert(out.cells == true_length[out.cell], "the packet passed on is the next one")
         with m.If(reading):
             for k in range(p.longest):
                 with m.If(k < read_length):
                     m.d.comb += Assert(got[(count + k) & (size - 1)] == true[(count + k)[:bits]], "with its colours")
+
+        # A memory that is read where it is written at that moment may give anything.
+        going = go & (ahead(wire.cell, out.cell) < out.cells)
+        amid = reading & (ahead(wire.cell, count) < read_length)
+        m.d.comb += Assert(~(packet & receiver.accept & (going | amid)), "what is read is not written")
 
         if self.steady:
             all_ = [self.tell.classes, self.tell.frames, self.tell.losses]
@@ -175,9 +184,6 @@ class RetryPair(wiring.Component):
         m.d.sync += limit.eq(fresh)
         with m.If(packet):
             m.d.sync += reached.eq(limit)
-
-        def ahead(x, of):
-            return (x - of)[:bits]
 
         def ordered(*numbers):
             distances = [ahead(number, tail) for number in numbers]
@@ -296,6 +302,7 @@ BROKEN = {
         "(packet.cell - next_.cell)[: p.cell_bits] < size",
         "(packet.cell - next_.cell)[: p.cell_bits] <= size",
     ),
+    "what is ready is written again": (" & ~(self.ready[n] & (asked.cell == next_.cell))", ""),
     "any packet that comes is the next one": ("(asked.kind == n) & (asked.cell == following)", "(asked.kind == n)"),
     "a cell is passed on twice": (
         "(stored | put) & ~Mux(self.take[n], 1 << (next_.cell & (size - 1)), 0)",
