@@ -160,6 +160,8 @@ _CHAIN = 2048
 _SHORT_CHAIN = 64
 """Yosys names each register after the one before it: for chains that are longer than the first WebAssembly has no room,
 so inputs that want one get many of the second."""
+_LEAD = 8
+"""Registers of each chain before the block's."""
 
 
 class Harness(wiring.Component):
@@ -177,10 +179,10 @@ class Harness(wiring.Component):
         m.submodules.block = self.block
         for n, first in enumerate(self.i):
             inputs = self.inputs[n * self.chain : (n + 1) * self.chain]
-            # The first register lies between its pad and the chain: it is none of the block's.
-            pad, chain = Signal(name="pad"), Signal(len(inputs))
-            m.d.sync += [pad.eq(first), chain.eq(Cat(pad, chain))]
-            m.d.comb += inputs.eq(chain)
+            # The first registers lie between its pad and the block, and are not of it.
+            chain = Signal(_LEAD + len(inputs))
+            m.d.sync += chain.eq(Cat(first, chain))
+            m.d.comb += inputs.eq(chain[_LEAD:])
         fold = Signal(len(self.outputs), name="captured")
         m.d.sync += fold.eq(self.outputs)
         while len(fold) > 1:

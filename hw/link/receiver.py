@@ -128,6 +128,7 @@ class PacketReceiver(wiring.Component):
         part, there = Signal(_STORED), Signal()
         asked, lines = Signal(p.packet), part.head.form[:4]
         offset, cell = Signal(range(p.longest)), Signal(p.cell_bits)
+        begins = [retry.accepts(one.head) for one in (get.data, new)]
         m.d.comb += [
             there.eq(out_valid | alone),
             Cat(part.body, part.line).eq(Mux(out_none, Cat(new.body, new.line), Cat(get.data.body, get.data.line))),
@@ -136,7 +137,7 @@ class PacketReceiver(wiring.Component):
             retry.asked.eq(asked),
             cell.eq(asked.cell + offset),
             retry.store.eq(there & part.last),
-            cells.put.eq(there & retry.accept),
+            cells.put.eq(there & Mux(part.first, Mux(out_valid, *begins), retry.accepts(asked))),
             cells.place.eq(p.place(retry.asked.kind, cell)),
             *(cells.part[name].eq(part[name]) for name in ("first", "last", "body", "line")),
             *(cells.part.head[name].eq(part.head[name]) for name in KEPT),

@@ -217,9 +217,7 @@ class Requester(wiring.Component):
         forgets = Signal()
         m.d.comb += forgets.eq(self.lost | expired)
         # A slot's line comes once, and is given after that: none is read and written at once.
-        m.submodules.landing = landing = memory.Memory(
-            shape=512, depth=self.slots, init=[], attrs={"no_rw_check": 1}
-        )
+        m.submodules.landing = landing = memory.Memory(shape=512, depth=self.slots, init=[], attrs={"no_rw_check": 1})
         of_request = data.StructLayout({"op": Op, "id": 8})
         m.submodules.info = info = memory.Memory(shape=of_request, depth=self.slots, init=[])
         m.submodules.statuses = statuses = memory.Memory(shape=MemoryStatus, depth=self.slots, init=[])

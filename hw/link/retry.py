@@ -459,10 +459,24 @@ class RetryReceiver(wiring.Component):
         p = self.parameters
         return [memory.Memory(shape=range(p.longest + 1), depth=size, init=[]) for size in p.cells]
 
+    def _is_ahead(self, n, packet):
+        # What is behind is at least a class's size away, modulo all numbers.
+        p = self.parameters
+        return (packet.cell - self.next[n].cell)[: p.cell_bits] < p.cells[n]
+
+    def accepts(self, packet):
+        """What ``accept`` says if `packet` is asked about, by its ``kind`` and ``cell``. It is sooner known of each of
+        several than of the one that is chosen of them."""
+        kinds, kind = range(len(self.parameters.cells)), Value.cast(packet.kind)
+        # What is ready may be read at this moment, and is there.
+        is_ready = [self.ready[n] & (packet.cell == self.next[n].cell) for n in kinds]
+        return Cat((kind == n) & self._is_ahead(n, packet) & ~is_ready[n] for n in kinds).any()
+
     def elaborate(self, platform):
         m = Module()
         # What was stored is written down a cycle later.
         m.d.sync += [self.recent.eq(self.asked), self.stores.eq(self.store)]
+        m.d.comb += self.accept.eq(self.accepts(self.asked))
         for n in range(len(self.parameters.cells)):
             self._order(m, n)
         self._see_losses(m)
@@ -478,14 +492,10 @@ class RetryReceiver(wiring.Component):
         next_, count = self.next[n], self.counts[n]
         stores, comes, came = (Signal(name=f"{name}{n}") for name in ("stores", "comes", "came"))
 
-        def is_ahead(packet):
-            # What is behind is at least a class's size away, modulo all numbers.
-            return (packet.cell - next_.cell)[: p.cell_bits] < size
-
         following, there = Signal(p.cell_bits, name=f"following{n}"), Signal(name=f"there{n}")
         m.d.comb += [
             next_.kind.eq(n),
-            stores.eq(self.stores & (recent.kind == n) & is_ahead(recent)),
+            stores.eq(self.stores & (recent.kind == n) & self._is_ahead(n, recent)),
             write.en.eq(stores),
             write.addr.eq(recent.cell),
             write.data.eq(recent.cells),
@@ -497,9 +507,6 @@ class RetryReceiver(wiring.Component):
             came.eq(stores & (recent.cell == following)),
             there.eq(stored.bit_select(following & (size - 1), 1)),
         ]
-        with m.If(asked.kind == n):
-            # What is ready may be read at this moment, and is there.
-            m.d.comb += self.accept.eq(is_ahead(asked) & ~(self.ready[n] & (asked.cell == next_.cell)))
         with m.If(recent.kind == n):
             known = stored.bit_select(recent.cell & (size - 1), 1)
             m.d.comb += self.double.eq(self.stores & ~(stores & ~known))

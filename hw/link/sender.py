@@ -161,7 +161,8 @@ class PacketSender(wiring.Component):
     def _keep(self, m, retry, cells):
         """Parts of all classes into cells: numbered at once, and written in the next cycle."""
         p, classes = self.parameters, range(CLASSES)
-        m.submodules.turns = turns = Turns(CLASSES)
+        item = data.StructLayout({"cells": range(p.longest + 1), "last": 1, "place": range(p.places)})
+        m.submodules.turns = turns = Turns(CLASSES, item)
         inputs = [getattr(self, f"i{n}") for n in classes]
         parts, chosen = [Signal(Part, name=f"part{n}", reset_less=True) for n in classes], Signal(CLASSES)
 
@@ -175,15 +176,24 @@ class PacketSender(wiring.Component):
             *(i.ready.eq(turns.chosen[n]) for n, i in enumerate(inputs)),
             self.stalled.eq(Cat(i.valid for i in inputs) & ~retry.room),
             retry.put.eq(turns.chosen),
-            retry.cells.eq(one_of(turns.chosen, [cells_of(i.payload) for i in inputs])),
-            retry.last.eq(one_of(turns.chosen, [i.payload.last for i in inputs])),
+            *(
+                assignment
+                for n, (one, i) in enumerate(zip(turns.items, inputs))
+                for assignment in (
+                    one.cells.eq(cells_of(i.payload)),
+                    one.last.eq(i.payload.last),
+                    one.place.eq(p.place(n, retry.next[n])),
+                )
+            ),
+            retry.cells.eq(turns.item.cells),
+            retry.last.eq(turns.item.last),
             cells.put.eq(chosen.any()),
             Value.cast(cells.part).eq(one_of(chosen, parts)),
         ]
         m.d.sync += [
             chosen.eq(turns.chosen),
             *(part.eq(i.payload) for part, i in zip(parts, inputs)),
-            cells.place.eq(one_of(turns.chosen, [p.place(n, retry.next[n]) for n in classes])),
+            cells.place.eq(turns.item.place),
         ]
 
     def _counts(self, m, told_head):

@@ -45,7 +45,8 @@ class Training(wiring.Component):
     up : :py:`Out(1)`
         It is ``Active``.
     accept : :py:`Out(1)`
-        What is received now is of this session. Follows ``told`` in the same cycle.
+        What is received now is of this session, as that was a cycle ago: when it changes, all that was received is
+        forgotten in the next one. Follows ``told`` in the same cycle.
     renew : :py:`Out(1)`
         High for one cycle: forget all that was sent and received.
     lost : :py:`Out(1)`
@@ -91,12 +92,13 @@ class Training(wiring.Component):
         m = Module()
         told, session = self.told, self.session
         theirs = Signal(self.lanes)
-        same, both = Signal(), Signal()
+        same, both, known_session = Signal(), Signal(), Signal(4)
+        m.d.sync += known_session.eq(session)
         m.d.comb += [
             theirs.eq(told.heard),
             same.eq((told.session == session) & (session != 0)),
             both.eq((self.heard != 0) & (theirs != 0)),
-            self.accept.eq(same),
+            self.accept.eq((told.session == known_session) & (known_session != 0)),
             self.up.eq(self.state == LinkState.Active),
         ]
 

@@ -299,10 +299,10 @@ BROKEN = {
     "what was passed on is sent as long as it was": ("valid.eq(offered & ~gone)", "valid.eq(offered)"),
     "a packet is sent before it is whole": ("with m.If(self.last):", "with m.If(1):"),
     "a packet that came before is taken again": (
-        "(packet.cell - next_.cell)[: p.cell_bits] < size",
-        "(packet.cell - next_.cell)[: p.cell_bits] <= size",
+        "(packet.cell - self.next[n].cell)[: p.cell_bits] < p.cells[n]",
+        "(packet.cell - self.next[n].cell)[: p.cell_bits] <= p.cells[n]",
     ),
-    "what is ready is written again": (" & ~(self.ready[n] & (asked.cell == next_.cell))", ""),
+    "what is ready is written again": (" & ~is_ready[n]", ""),
     "any packet that comes is the next one": ("(asked.kind == n) & (asked.cell == following)", "(asked.kind == n)"),
     "a cell is passed on twice": (
         "(stored | put) & ~Mux(self.take[n], 1 << (next_.cell & (size - 1)), 0)",
