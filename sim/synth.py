@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+import inspect
 import json
 import re
 import subprocess
@@ -160,29 +161,32 @@ _CHAIN = 2048
 _SHORT_CHAIN = 64
 """Yosys names each register after the one before it: for chains that are longer than the first WebAssembly has no room,
 so inputs that want one get many of the second."""
-_LEAD = 8
-"""Registers of each chain before the block's."""
 
 
 class Harness(wiring.Component):
-    """A block with its inputs fed from shift registers and its registered outputs folded into one bit."""
+    """A block with its inputs fed from shift registers and its registered outputs folded into one bit.
+
+    A shift register goes in a circle, so that it has no end that a pad draws away from the block; what comes from
+    outside is mixed in.
+    """
 
     def __init__(self, block: Any):
         self.block = block
         ports = [(member, Value.cast(value)) for _, member, value in block.signature.flatten(block)]
         self.inputs, self.outputs = (Cat(value for member, value in ports if member.flow == flow) for flow in (In, Out))
         self.chain = _SHORT_CHAIN if len(self.inputs) > _CHAIN else _CHAIN
-        super().__init__({"i": In(-(-len(self.inputs) // self.chain)), "o": Out(1)})
+        super().__init__({"i": In(1), "o": Out(1)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.block = self.block
-        for n, first in enumerate(self.i):
-            inputs = self.inputs[n * self.chain : (n + 1) * self.chain]
-            # The first registers lie between its pad and the block, and are not of it.
-            chain = Signal(_LEAD + len(inputs))
-            m.d.sync += chain.eq(Cat(first, chain))
-            m.d.comb += inputs.eq(chain[_LEAD:])
+        mixed = Signal()
+        m.d.sync += mixed.eq(self.i)
+        for first in range(0, len(self.inputs), self.chain):
+            inputs = self.inputs[first : first + self.chain]
+            chain = Signal(len(inputs))
+            m.d.sync += chain.eq(Cat(chain[-1] ^ mixed, chain))
+            m.d.comb += inputs.eq(chain)
         fold = Signal(len(self.outputs), name="captured")
         m.d.sync += fold.eq(self.outputs)
         while len(fold) > 1:
@@ -217,7 +221,8 @@ def _folder() -> Path:
 
 def netlist(block: Block, *, harness: bool = False) -> tuple[str, str]:
     """RTLIL of a block, alone or in the harness, and its hash: the same whatever lines its sources stand on."""
-    key = hashlib.sha256(f"{source_hash()} {block.name} {block.module} {harness}".encode()).hexdigest()[:20]
+    around = inspect.getsource(Harness) if harness else ""
+    key = hashlib.sha256(f"{source_hash()} {block.name} {block.module} {around}".encode()).hexdigest()[:20]
     kept = _folder() / f"elaborated-{key}.il"
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():

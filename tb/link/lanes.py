@@ -193,7 +193,7 @@ class Pair(wiring.Component):
 
 DUTS = {
     **{f"sender{lanes}": Dut(lambda lanes=lanes: LanesSender(lanes), tests="sender") for lanes in (1, 2, 4)},
-    **{f"pair{lanes}": Dut(lambda lanes=lanes: Pair(lanes), tests="pair") for lanes in (1, 2, 4)},
+    **{f"pair{lanes}": Dut(lambda lanes=lanes: Pair(lanes), tests="pair", soak=lanes == 2) for lanes in (1, 2, 4)},
 }
 
 
