@@ -164,28 +164,22 @@ so inputs that want one get many of the second."""
 
 
 class Harness(wiring.Component):
-    """A block with its inputs fed from shift registers and its registered outputs folded into one bit.
-
-    A shift register goes in a circle, so that it has no end that a pad draws away from the block; what comes from
-    outside is mixed in.
-    """
+    """A block with its inputs fed from shift registers and its registered outputs folded into one bit."""
 
     def __init__(self, block: Any):
         self.block = block
         ports = [(member, Value.cast(value)) for _, member, value in block.signature.flatten(block)]
         self.inputs, self.outputs = (Cat(value for member, value in ports if member.flow == flow) for flow in (In, Out))
         self.chain = _SHORT_CHAIN if len(self.inputs) > _CHAIN else _CHAIN
-        super().__init__({"i": In(1), "o": Out(1)})
+        super().__init__({"i": In(-(-len(self.inputs) // self.chain)), "o": Out(1)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.block = self.block
-        mixed = Signal()
-        m.d.sync += mixed.eq(self.i)
-        for first in range(0, len(self.inputs), self.chain):
-            inputs = self.inputs[first : first + self.chain]
+        for n, first in enumerate(self.i):
+            inputs = self.inputs[n * self.chain : (n + 1) * self.chain]
             chain = Signal(len(inputs))
-            m.d.sync += chain.eq(Cat(chain[-1] ^ mixed, chain))
+            m.d.sync += chain.eq(Cat(first, chain))
             m.d.comb += inputs.eq(chain)
         fold = Signal(len(self.outputs), name="captured")
         m.d.sync += fold.eq(self.outputs)
