@@ -11,7 +11,7 @@ from tessera.tb.bench import Bench, Dut
 
 
 class Chosen(wiring.Component):
-    """The number of the one whose turn it is."""
+    """The number of the one whose turn it is, and its item: as chosen by that, and as told."""
 
     def __init__(self, count):
         self.count = count
@@ -22,15 +22,18 @@ class Chosen(wiring.Component):
                 "go": In(1),
                 "chosen": Out(count),
                 "item": Out(8),
+                "told": Out(8),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.turns = turns = Turns(self.count)
+        m.submodules.turns = turns = Turns(self.count, 8)
         m.d.comb += [
             turns.wants.eq(self.wants),
             turns.go.eq(self.go),
+            turns.items.eq(self.items),
+            self.told.eq(turns.item),
             self.chosen.eq(turns.chosen),
             self.item.eq(one_of(turns.chosen, [self.items[n] for n in range(self.count)])),
         ]
@@ -58,7 +61,8 @@ async def each_in_its_turn(dut, often):
         await ReadOnly()
         turn = next((n for n in (*range(last + 1, count), *range(last + 1)) if wants[n]), None)
         assert bench.get("chosen") == (0 if turn is None else 1 << turn), f"cycle {cycle}: {turn} expected"
-        assert bench.get("item") == (0 if turn is None else items[turn]), f"cycle {cycle}: item of {turn}"
+        for item in ("item", "told"):
+            assert bench.get(item) == (0 if turn is None else items[turn]), f"cycle {cycle}: {item} of {turn}"
         await RisingEdge(dut.clk)
         if turn is not None and go:
             last = turn
