@@ -17,7 +17,7 @@ class Cells(wiring.Component):
 
     One part is put and one is given each cycle, the first one a cycle after its packet was asked for. What is put can
     be asked for in the next cycle. A packet that is overwritten while it is given still has as many parts as it was
-    asked for with.
+    asked for with; its lines may hold anything.
 
     Parameters
     ----------
