@@ -55,8 +55,8 @@ class Requester(wiring.Component):
     that wait when the oldest one has waited for ``2 ** answer_bits`` cycles, though the link is not lost: so ends what
     a second hop has lost. Answers that come later are not heard; writes may still be done.
 
-    Latency: a packet is offered one cycle after its last request if it need not wait, an answer two cycles after its
-    line came.
+    Latency: a packet is offered one cycle after its last request if it need not wait, or two if the next request ends
+    it; an answer two cycles after its line came.
 
     Parameters
     ----------
@@ -112,12 +112,14 @@ class Requester(wiring.Component):
         with m.If((self.lost & ~was_lost) | expired):
             m.d.sync += epoch.eq(epoch + 1)
 
-        # Runs of requests: one that may still grow, and one that is offered. ``more`` are its lines, less one.
+        # Runs of requests: one that may still grow, one that is offered, and one of reads that waits behind it. Their
+        # lines, less one, are ``more``.
         place = {"op": Op, "target": 4, "window": 6, "offset": 26}
         run = data.StructLayout({**place, "slot": Shape.cast(bits), "epoch": 2, "more": range(READ_LINES)})
-        growing, offered = Signal(run), Signal(run)
-        grows, offers, full = Signal(), Signal(), Signal()
-        next_offset, follows, leaves = Signal(26), Signal(), Signal()
+        growing, offered, behind = Signal(run), Signal(run), Signal(run)
+        grows, offers, waits, full = Signal(), Signal(), Signal(), Signal()
+        next_offset, follows, free_place, reads = Signal(26), Signal(), Signal(), Signal()
+        leaves, at_once, went = Signal(), Signal(), Signal()
         waited, patient = Signal(range(PATIENCE)), Signal()
         with m.If(taken):
             m.d.sync += waited.eq(0)
@@ -132,9 +134,14 @@ class Requester(wiring.Component):
                 & (asked.offset == next_offset)
             ),
             patient.eq(busy & (waited != PATIENCE - 1)),
-            # It leaves when the place for what is offered is free, and nothing belongs to it any more.
-            leaves.eq(grows & ~offers & (full | Mux(self.i.valid, ~follows | (~free & ~patient), ~patient))),
-            self.i.ready.eq(free & (~grows | ~offers | self.lost | (follows & ~full))),
+            reads.eq(growing.op == Op.Read),
+            free_place.eq(Mux(reads, ~waits, ~offers)),
+            # It leaves when there is a place for it, and nothing belongs to it any more. What may still grow is offered
+            # at once or not at all: it is soon known, for nothing is compared.
+            leaves.eq(grows & Mux(full | (self.i.valid & ~follows), free_place, ~offers & ~patient & ~taken)),
+            at_once.eq(grows & reads & ~offers & (full | (~self.i.valid & ~patient))),
+            went.eq(at_once & self.packet.ready),
+            self.i.ready.eq(free & (~grows | free_place | self.lost | (follows & ~full))),
             taken.eq(self.i.valid & self.i.ready),
         ]
         m.d.sync += grows.eq(~self.lost & (taken | (grows & ~leaves)))
@@ -158,14 +165,14 @@ class Requester(wiring.Component):
             # Nothing joins what is not waited for.
             m.d.sync += full.eq(1)
 
-        # A read's packet is offered right away; that of a write when it is whole.
+        # A read's packet may be offered right away; that of a write when it is whole.
         now, first, last = Signal(run), Signal(init=1), Signal()
         part, body, writes = self.packet.payload, Signal(RequestBody), Signal()
         m.d.comb += [
             now.eq(Mux(offers, offered.as_value(), growing.as_value())),
             writes.eq(now.op == Op.Write),
             last.eq(~writes | (offered.more == 0)),
-            self.packet.valid.eq((offers | (leaves & (growing.op == Op.Read))) & ~self.lost),
+            self.packet.valid.eq((offers | at_once) & ~self.lost),
             body.window.eq(now.window),
             body.offset.eq(now.offset),
             part.first.eq(first),
@@ -182,14 +189,20 @@ class Requester(wiring.Component):
             part.head.epoch.eq(now.epoch),
             part.body.eq(body),
         ]
-        with m.If(offers):
-            with m.If(self.packet.ready):
-                m.d.sync += [offers.eq(~last), first.eq(last), offered.more.eq(offered.more - 1)]
+        with m.If(~waits):
+            m.d.sync += behind.eq(growing)
+        with m.If(~offers):
+            m.d.sync += [offers.eq(leaves & ~went), offered.eq(growing)]
+        with m.Elif(self.packet.ready & last):
+            following = Mux(waits, behind.as_value(), growing.as_value())
+            m.d.sync += [offers.eq(waits | leaves), waits.eq(0), offered.eq(following), first.eq(1)]
         with m.Else():
-            m.d.sync += [offers.eq(leaves & ((growing.op == Op.Write) | ~self.packet.ready)), offered.eq(growing)]
+            m.d.sync += waits.eq(waits | leaves)
+            with m.If(self.packet.ready):
+                m.d.sync += [first.eq(0), offered.more.eq(offered.more - 1)]
         with m.If(self.lost):
-            m.d.sync += [offers.eq(0), first.eq(1)]
-        self._lines(m, taken, offers & writes, offers & full)
+            m.d.sync += [offers.eq(0), waits.eq(0), first.eq(1)]
+        self._lines(m, taken, offers & writes, offers & full & ~reads)
         self._answer(m, epoch, tail, taken, free, busy, expired)
         return m
 

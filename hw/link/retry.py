@@ -449,8 +449,9 @@ class RetryReceiver(wiring.Component):
                 "told": In(1),
             }
         )
-        # Packets that wait to be taken, by their first cells.
+        # Packets that wait to be taken, by their first cells; and those that were taken in the cycle before.
         self.stored = [Signal(size, name=f"stored{n}") for n, size in enumerate(p.cells)]
+        self.gone = [Signal(data.StructLayout({"valid": 1, "cell": range(size)}), name="gone") for size in p.cells]
         self.recent, self.stores = Signal(p.packet), Signal()
 
     @cached_property
@@ -492,7 +493,8 @@ class RetryReceiver(wiring.Component):
         next_, count = self.next[n], self.counts[n]
         stores, comes, came = (Signal(name=f"{name}{n}") for name in ("stores", "comes", "came"))
 
-        following, there = Signal(p.cell_bits, name=f"following{n}"), Signal(name=f"there{n}")
+        following, there, gone = Signal(p.cell_bits, name=f"following{n}"), Signal(name=f"there{n}"), self.gone[n]
+        at = following & (size - 1)
         m.d.comb += [
             next_.kind.eq(n),
             stores.eq(self.stores & (recent.kind == n) & self._is_ahead(n, recent)),
@@ -505,7 +507,7 @@ class RetryReceiver(wiring.Component):
             read.addr.eq(following),
             comes.eq(self.store & (asked.kind == n) & (asked.cell == following)),
             came.eq(stores & (recent.cell == following)),
-            there.eq(stored.bit_select(following & (size - 1), 1)),
+            there.eq(stored.bit_select(at, 1) & ~(gone.valid & (gone.cell == at))),
         ]
         with m.If(recent.kind == n):
             known = stored.bit_select(recent.cell & (size - 1), 1)
@@ -517,8 +519,13 @@ class RetryReceiver(wiring.Component):
                 next_.cell.eq(following),
                 next_.cells.eq(one_of(*zip(*found, strict=True))),
             ]
+        # What is taken has a bit for another cycle.
         put = Mux(stores, 1 << (recent.cell & (size - 1)), 0)
-        m.d.sync += stored.eq((stored | put) & ~Mux(self.take[n], 1 << (next_.cell & (size - 1)), 0))
+        m.d.sync += [
+            gone.valid.eq(self.take[n]),
+            gone.cell.eq(next_.cell),
+            stored.eq(stored & ~Mux(gone.valid, 1 << gone.cell, 0) | put),
+        ]
         with m.If(self.pass_ & (self.passed.kind == n)):
             m.d.sync += count.eq(count + self.passed.cells)
 

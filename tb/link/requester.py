@@ -282,7 +282,7 @@ async def waits_for_more_when_busy(dut):
         (Op.Read, READ_LINES, None, 4),
         (Op.Write, 2, None, patient),
         (Op.Write, LINES_MAX, None, 5),
-        (Op.Read, 1, 8, 8),
+        (Op.Read, 1, 8, 9),
     ):
         for busy in (True, False):
             await bench.start()

@@ -440,6 +440,7 @@ class Requesting(wiring.Component):
             Assert((lines.put.addr - lines.get.addr - live)[: len(lines.put.addr)] == 0),
             Assert(~ask.grows | (ask.growing.more < most) & (ask.full | (ask.growing.more != most - 1))),
             Assert(~ask.offers | (ask.offered.op == Op.Read) | (ask.offered.more < packet.LINES_MAX)),
+            Assert(~ask.waits | ask.offers & (ask.behind.op == Op.Read)),
             Cover(live == size, "lines of two packets"),
         ]
 

@@ -197,6 +197,7 @@ class RetryPair(wiring.Component):
             m.d.comb += [port.addr.eq(k) for k, port in enumerate(ports)]
             return Array(port.data for port in ports)
 
+        gone = receiver.gone[0]
         lengths_now, stored_lengths = all_of(sender.lengths[0]), all_of(receiver.lengths[0])
         m.d.comb += [
             Assert(~put | (ahead(next_, count) < size), "no cell is used again before it has been passed on"),
@@ -208,6 +209,7 @@ class RetryPair(wiring.Component):
             Assert(out.cell == Mux(reading, (count + read_length)[:bits], count)),
             Assert(~reading | (read_length != 0) & (read_length <= p.longest)),
             Assert((out.cells != 0) == receiver.ready[0]),
+            Assert(~gone.valid | reading & (gone.cell == (count & (size - 1)))),
             Assert(
                 ~receiver.ready[0]
                 | receiver.stored[0].bit_select(out.cell & (size - 1), 1)
@@ -276,8 +278,9 @@ class RetryPair(wiring.Component):
                     & (got_length[at_y] == length_y)
                     & (d + length_y <= ahead(reached, count))
                 ),
-                # Bits are of what is not taken yet.
-                Assert(~kept_there | (d >= ahead(out.cell, count)) & (stored_lengths[at_y] == length_y)),
+                # Bits are of what is not taken yet, but for a cycle.
+                Assert(~kept_there | (d >= ahead(out.cell, count)) | gone.valid & (d == 0)),
+                Assert(~kept_there | (stored_lengths[at_y] == length_y)),
                 Assert(~recent | (receiver.recent.cells == length_y)),
             ]
             for k in range(p.longest):
@@ -304,10 +307,7 @@ BROKEN = {
     ),
     "what is ready is written again": (" & ~is_ready[n]", ""),
     "any packet that comes is the next one": ("(asked.kind == n) & (asked.cell == following)", "(asked.kind == n)"),
-    "a cell is passed on twice": (
-        "(stored | put) & ~Mux(self.take[n], 1 << (next_.cell & (size - 1)), 0)",
-        "stored | put",
-    ),
+    "a cell is passed on twice": ("stored & ~Mux(gone.valid, 1 << gone.cell, 0) | put", "stored | put"),
     "a count runs ahead": ("count.eq(count + self.passed.cells)", "count.eq(count + self.passed.cells + 1)"),
 }
 """What is wrong, and the change that makes it so."""
