@@ -61,9 +61,10 @@ class Cells(wiring.Component):
         m = Module()
         p = self.parameters
         kept = data.StructLayout({**{name: Head.as_shape()[name].shape for name in KEPT}, "body": 32})
-        m.submodules.heads = heads = memory.Memory(shape=kept, depth=p.places, init=[])
-        # A line that is written while it is read is not wanted any more.
-        m.submodules.lines = lines = memory.Memory(shape=512, depth=p.places, init=[], attrs={"no_rw_check": 1})
+        # What is written while it is read is not wanted any more.
+        unchecked = {"no_rw_check": 1}
+        m.submodules.heads = heads = memory.Memory(shape=kept, depth=p.places, init=[], attrs=unchecked)
+        m.submodules.lines = lines = memory.Memory(shape=512, depth=p.places, init=[], attrs=unchecked)
 
         head = self.part.head
         heads_put, lines_put = heads.write_port(), lines.write_port()
@@ -79,14 +80,13 @@ class Cells(wiring.Component):
         # The next cell of the packet that is being given, and how many are left.
         cell, left = Signal(p.cell), Signal(range(p.longest))
         asked, given = self.i.payload, self.o.payload
-        heads_get, lines_get = heads.read_port(), lines.read_port(domain="comb")
-        line = Signal(512, reset_less=True)
+        heads_get, lines_get = heads.read_port(domain="comb"), lines.read_port(domain="comb")
+        given_head, line = Signal(kept, reset_less=True), Signal(512, reset_less=True)
         first, last = Signal(), Signal()
         m.d.comb += [
             self.busy.eq(left != 0),
             self.i.ready.eq(self.go & ~self.busy),
             heads_get.addr.eq(asked.place),
-            heads_get.en.eq(~self.busy),
             lines_get.addr.eq(Mux(self.busy, p.place(cell.kind, cell.cell), asked.place)),
         ]
         m.d.sync += [self.o.valid.eq(self.go & (self.busy | self.i.valid)), line.eq(lines_get.data)]
@@ -96,6 +96,7 @@ class Cells(wiring.Component):
                 m.d.sync += [left.eq(left - 1), cell.cell.eq(cell.cell + 1)]
         with m.Else():
             m.d.sync += [
+                given_head.eq(heads_get.data),
                 first.eq(1),
                 last.eq(asked.cells == 1),
                 cell.kind.eq(asked.kind),
@@ -104,15 +105,15 @@ class Cells(wiring.Component):
             ]
             with m.If(self.go & self.i.valid):
                 m.d.sync += left.eq(asked.cells - 1)
-        form = heads_get.data.form
+        form = given_head.form
         m.d.comb += [
             given.part.first.eq(first),
             given.part.last.eq(last),
             given.part.has_body.eq(form[4]),
             given.part.has_line.eq(~first | (form[:4] != 0)),
-            *(given.part.head[name].eq(heads_get.data[name]) for name in KEPT),
+            *(given.part.head[name].eq(given_head[name]) for name in KEPT),
             given.part.head.kind.eq(given.kind),
-            given.part.body.eq(heads_get.data.body),
+            given.part.body.eq(given_head.body),
             given.part.line.eq(line),
         ]
         return m

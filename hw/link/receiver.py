@@ -187,7 +187,7 @@ class PacketReceiver(wiring.Component):
         m.d.comb += Value.cast(status).eq(Cat(self.i.payload.part.head, self.i.payload.part.body))
         m.d.sync += [
             retry.framed.eq(right),
-            retry.frame.eq(head.frame),
+            retry.frame.eq(head.frame - is_status),
             retry.behind.eq(is_status),
             report.classes.eq(0),
             report.frames.eq(0),

@@ -297,8 +297,12 @@ class RetrySender(wiring.Component):
         report = self.report
         place, number = range(p.places), p.frame_bits
         of_place = data.StructLayout({"frame": number, "there": 1})
-        m.submodules.carried = carried = memory.Memory(shape=place, depth=1 << p.frame_bits, init=[])
-        m.submodules.frames = frames = memory.Memory(shape=of_place, depth=p.places, init=[])
+        # What is read where it is written at that moment is not looked at: nothing is begun while one is looked up, and
+        # what was found a cycle ago is known.
+        unchecked = {"no_rw_check": 1}
+        m.submodules.carried = carried = memory.Memory(shape=place, depth=1 << p.frame_bits, init=[], attrs=unchecked)
+        m.submodules.frames = frames = memory.Memory(shape=of_place, depth=p.places, init=[], attrs=unchecked)
+        carrier, carrying = Signal(place, reset_less=True), Signal(of_place, reset_less=True)
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=Shape.cast(place).width, depth=p.places)
 
         # Frames before `last` that are to be looked up, and that have been: told again, these are not.
@@ -332,13 +336,14 @@ class RetrySender(wiring.Component):
         # A place that timed out goes the same way, whichever frame it was in.
         stage = data.StructLayout({"valid": 1, "expired": 1, "frame": number, "place": place})
         looks, finds, found = (Signal(stage, name=name) for name in ("looks", "finds", "found"))
-        carried_write, carried_read = carried.write_port(), carried.read_port()
-        frames_write, frames_read = frames.write_port(), frames.read_port()
+        carried_write, carried_read = carried.write_port(), carried.read_port(domain="comb")
+        frames_write, frames_read = frames.write_port(), frames.read_port(domain="comb")
+        m.d.sync += [carrier.eq(carried_read.data), carrying.eq(frames_read.data)]
         where, queues = Signal(place), Signal()
         # What was found a cycle ago, and is queued now: for one that is looked up with it, it is there already.
         newest, newest_valid = Signal(place), Signal()
         m.d.sync += [newest.eq(found.place), newest_valid.eq(queues)]
-        m.d.comb += where.eq(Mux(finds.expired, finds.place, carried_read.data))
+        m.d.comb += where.eq(Mux(finds.expired, finds.place, carrier))
         m.d.sync += [
             looks.valid.eq(self.timed_out | lost.any() | walks),
             looks.expired.eq(self.timed_out),
@@ -353,8 +358,8 @@ class RetrySender(wiring.Component):
             frames_read.addr.eq(where),
             queues.eq(
                 found.valid
-                & frames_read.data.there
-                & (found.expired | (frames_read.data.frame == found.frame))
+                & carrying.there
+                & (found.expired | (carrying.frame == found.frame))
                 & ~(newest_valid & (newest == found.place))
             ),
             queue.w_en.eq(newest_valid),
@@ -419,7 +424,7 @@ class RetryReceiver(wiring.Component):
     framed : :py:`In(1)`, frame : :py:`In(frame_bits)`
         A packet came whose frame had this number.
     behind : :py:`In(1)`
-        Or a ``Status``, whose sender's next frame will have it.
+        Or a ``Status``, before which its sender's last frame had it.
     counts : :py:`Out(counts)`, last : :py:`Out(frame_bits)`, lost : :py:`Out(history)`
         What is told to the other side.
     tell : :py:`Out(1)`, told : :py:`In(1)`
@@ -534,7 +539,7 @@ class RetryReceiver(wiring.Component):
         p = self.parameters
         ahead = Signal(p.frame_bits)
         forward = Signal()
-        m.d.comb += [ahead.eq(self.frame - self.last - self.behind), forward.eq(self.framed & (ahead != 0))]
+        m.d.comb += [ahead.eq(self.frame - self.last), forward.eq(self.framed & (ahead != 0))]
         older = Mux(ahead < p.history, self.lost << ahead[: (p.history - 1).bit_length()], 0)
         # All that are new are lost, but the one that came.
         new = Cat(ahead > age for age in range(p.history)) ^ ~self.behind

@@ -98,7 +98,7 @@ class RetryBench(Bench):
         self.port("receiver.framed").value = framed
         if framed:
             _, frame, packet = self.there.popleft()
-            self.port("receiver.frame").value = frame
+            self.port("receiver.frame").value = (frame - (packet is None)) % (1 << self.p.frame_bits)
             self.port("receiver.behind").value = packet is None
             if packet:
                 kind, cell, _, cells = self.asking = packet
@@ -608,7 +608,7 @@ async def losses_are_told_twice(dut):
         gap, behind = (draw(1, 2 * p.history), draw(2)) if draw(6) == 0 else (1, 0)
         lost = (1 << gap) - 1 if behind else (1 << gap) - 2
         last = (last + gap) % (1 << p.frame_bits)
-        bench.port("receiver.frame").value = (last + behind) % (1 << p.frame_bits)
+        bench.port("receiver.frame").value = last
         bench.port("receiver.behind").value = behind
         bench.port("receiver.framed").value = 1
         await bench.cycles(1)

@@ -108,7 +108,7 @@ class RetryPair(wiring.Component):
             receiver.asked.cells.eq(wire.cells),
             receiver.store.eq(packet),
             receiver.framed.eq(wire.valid),
-            receiver.frame.eq(wire.frame),
+            receiver.frame.eq(wire.frame - wire.behind),
             receiver.behind.eq(wire.behind),
         ]
         with m.If(packet & receiver.accept):
