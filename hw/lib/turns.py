@@ -1,5 +1,7 @@
 """Whose turn it is, as one bit of many."""
 
+from itertools import combinations
+
 from amaranth.hdl import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -24,7 +26,7 @@ class Turns(wiring.Component):
     go : :py:`In(1)`
         The one that is chosen goes.
     items : :py:`In(data.ArrayLayout(shape, count))`, item : :py:`Out(shape)`
-        The chosen one's; all zeros if none is. Sooner than by ``chosen``.
+        The chosen one's; all zeros if none is.
     """
 
     def __init__(self, count, shape=None):
@@ -36,24 +38,18 @@ class Turns(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # Those behind the last one that went.
-        behind, later = Signal(self.count), Signal(self.count)
-        m.d.comb += [
-            later.eq(self.wants & behind),
-            self.chosen.eq(Mux(later.any(), _lowest(later), _lowest(self.wants))),
-        ]
+        # Of each two, whether the first one is before the second one: not if the last one that went is between them.
+        pairs = combinations(range(self.count), 2)
+        before = {(first, second): Signal(init=1, name=f"before{first}_{second}") for first, second in pairs}
+        for n in range(self.count):
+            sooner = [self.wants[k] & before[k, n] for k in range(n)]
+            sooner += [self.wants[k] & ~before[n, k] for k in range(n + 1, self.count)]
+            m.d.comb += self.chosen[n].eq(self.wants[n] & ~Cat(sooner).any())
         with m.If(self.go & self.wants.any()):
-            m.d.sync += behind.eq(Cat(self.chosen[:n].any() for n in range(self.count)))
+            m.d.sync += [bit.eq(~self.chosen[first:second].any()) for (first, second), bit in before.items()]
         if self.shape is not None:
-            # Either way's is there when it is known which way is gone.
-            items = [self.items[n] for n in range(self.count)]
-            either = one_of(_lowest(later), items), one_of(_lowest(self.wants), items)
-            m.d.comb += Value.cast(self.item).eq(Mux(later.any(), *either))
+            m.d.comb += Value.cast(self.item).eq(one_of(self.chosen, [self.items[n] for n in range(self.count)]))
         return m
-
-
-def _lowest(bits):
-    return Cat(bit & ~bits[:n].any() for n, bit in enumerate(bits))
 
 
 def one_of(chosen, items):

@@ -28,6 +28,8 @@ class Chosen(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        # For one there is nothing to remember; the clock is there all the same.
+        m.d.sync += Signal(name="begun").eq(1)
         m.submodules.turns = turns = Turns(self.count, 8)
         m.d.comb += [
             turns.wants.eq(self.wants),
