@@ -61,6 +61,8 @@ class Part:
         What every block must reach.
     seed
         Of nextpnr's random choices.
+    lead
+        Registers between a pad of the harness and what it feeds, so that no path into the block begins at the edge.
     """
 
     options: tuple[str, ...]
@@ -69,11 +71,12 @@ class Part:
     aim: int
     megahertz: int
     seed: int = 1
+    lead: int = 0
 
 
 PLAIN = Part(("--85k", "--package", "CABGA756", "--speed", "6"), "", "4:7", 75, 60)
 SERIAL = Part(("--um5g-85k", "--package", "CABGA756", "--speed", "8", "--placer-heap-critexp", "3",
-               "--placer-heap-timingweight", "30", "--router2-alt-weights"), "B29", "4", 105, 100)
+               "--placer-heap-timingweight", "20", "--router2-alt-weights"), "B29", "4", 105, 100, lead=1)
 """Of its family the one with serializers for 5 Gbit/s, which has one speed grade: what a link needs."""
 
 
@@ -166,8 +169,8 @@ so inputs that want one get many of the second."""
 class Harness(wiring.Component):
     """A block with its inputs fed from shift registers and its registered outputs folded into one bit."""
 
-    def __init__(self, block: Any):
-        self.block = block
+    def __init__(self, block: Any, lead: int = 0):
+        self.block, self.lead = block, lead
         ports = [(member, Value.cast(value)) for _, member, value in block.signature.flatten(block)]
         self.inputs, self.outputs = (Cat(value for member, value in ports if member.flow == flow) for flow in (In, Out))
         self.chain = _SHORT_CHAIN if len(self.inputs) > _CHAIN else _CHAIN
@@ -178,9 +181,9 @@ class Harness(wiring.Component):
         m.submodules.block = self.block
         for n, first in enumerate(self.i):
             inputs = self.inputs[n * self.chain : (n + 1) * self.chain]
-            chain = Signal(len(inputs))
+            chain = Signal(self.lead + len(inputs))
             m.d.sync += chain.eq(Cat(first, chain))
-            m.d.comb += inputs.eq(chain)
+            m.d.comb += inputs.eq(chain[self.lead :])
         fold = Signal(len(self.outputs), name="captured")
         m.d.sync += fold.eq(self.outputs)
         while len(fold) > 1:
@@ -215,13 +218,14 @@ def _folder() -> Path:
 
 def netlist(block: Block, *, harness: bool = False) -> tuple[str, str]:
     """RTLIL of a block, alone or in the harness, and its hash: the same whatever lines its sources stand on."""
-    around = inspect.getsource(Harness) if harness else ""
+    lead = block.part.lead
+    around = f"{inspect.getsource(Harness)} {lead}" if harness else ""
     key = hashlib.sha256(f"{source_hash()} {block.name} {block.module} {around}".encode()).hexdigest()[:20]
     kept = _folder() / f"elaborated-{key}.il"
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():
             component = block.component()
-            text = rtlil.convert(Harness(component) if harness else component, name="top")
+            text = rtlil.convert(Harness(component, lead) if harness else component, name="top")
             partial = kept.with_suffix(".part")
             partial.write_text(text.replace(f"{ROOT}/", ""))
             partial.replace(kept)

@@ -19,11 +19,15 @@ class Cells(wiring.Component):
     be asked for in the next cycle. A packet that is overwritten while it is given still has as many parts as it was
     asked for with; its lines may hold anything.
 
+    Lines are most of it, and their memories lie apart: if they are `late`, who puts and who asks is not in a hurry.
+
     Parameters
     ----------
     parameters : :class:`RetryParameters`
     extra : shape-like
         Of what goes along from ``i`` to ``o``.
+    late : bool
+        Lines are given a cycle after the parts to which they belong.
 
     Members
     -------
@@ -40,8 +44,9 @@ class Cells(wiring.Component):
         packet, how many it has, and ``extra``. Out of memories; has to be taken at once.
     """
 
-    def __init__(self, parameters, extra=0):
-        self.parameters = p = parameters
+    def __init__(self, parameters, extra=0, late=False):
+        self.parameters, self.late = parameters, late
+        p = parameters
         packet = {**p.packet.members, "extra": extra}
         self.asked = data.StructLayout({**packet, "place": range(p.places)})
         self.given = data.StructLayout({**packet, "part": Part})
@@ -69,13 +74,17 @@ class Cells(wiring.Component):
         head = self.part.head
         heads_put, lines_put = heads.write_port(), lines.write_port()
         m.d.comb += [
-            *(port.addr.eq(self.place) for port in (heads_put, lines_put)),
+            heads_put.addr.eq(self.place),
             heads_put.en.eq(self.put & self.part.first),
-            lines_put.en.eq(self.put),
             *(heads_put.data[name].eq(head[name]) for name in KEPT),
             heads_put.data.body.eq(self.part.body),
-            lines_put.data.eq(self.part.line),
         ]
+        # If they are late, lines are written and read a cycle later than heads.
+        later = m.d.sync if self.late else m.d.comb
+        line_put, line_place, line_asked = Signal(), Signal(range(p.places)), Signal(range(p.places))
+        line_new = Signal(512, reset_less=True)
+        later += [line_put.eq(self.put), line_place.eq(self.place), line_new.eq(self.part.line)]
+        m.d.comb += [lines_put.en.eq(line_put), lines_put.addr.eq(line_place), lines_put.data.eq(line_new)]
 
         # The next cell of the packet that is being given, and how many are left.
         cell, left = Signal(p.cell), Signal(range(p.longest))
@@ -87,8 +96,9 @@ class Cells(wiring.Component):
             self.busy.eq(left != 0),
             self.i.ready.eq(self.go & ~self.busy),
             heads_get.addr.eq(asked.place),
-            lines_get.addr.eq(Mux(self.busy, p.place(cell.kind, cell.cell), asked.place)),
+            lines_get.addr.eq(line_asked),
         ]
+        later += line_asked.eq(Mux(self.busy, p.place(cell.kind, cell.cell), asked.place))
         m.d.sync += [self.o.valid.eq(self.go & (self.busy | self.i.valid)), line.eq(lines_get.data)]
         with m.If(self.busy):
             m.d.sync += [first.eq(0), last.eq(left == 1)]

@@ -7,7 +7,7 @@ from amaranth.hdl import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.link.packet import CheckedPart
+from tessera.hw.link.packet import CheckedPart, Part
 
 __all__ = ["PacketCrc"]
 
@@ -50,17 +50,20 @@ class PacketCrc(wiring.Component):
     o : :py:`Out(stream.Signature(CheckedPart))`
         The same parts; beside ``last``, ``crc`` is the packet's CRC XORed with that of ``i``: what is to be sent, or 0
         if what was received is right. Elsewhere it means nothing.
+    coming : :py:`Out(Part)`
+        What ``o`` offers in the next cycle, if it offers another part then.
     """
 
     i: In(stream.Signature(CheckedPart))
     o: Out(stream.Signature(CheckedPart))
+    coming: Out(Part)
 
     def elaborate(self, platform):
         m = Module()
         step_out, step_in = Signal(), Signal()
         # With a reset it is forgotten that there was something; what it was stays: a reset that reaches few is quicker.
         valid, between, given = Signal(), Signal(CheckedPart, reset_less=True), Signal(CheckedPart, reset_less=True)
-        m.d.comb += self.o.payload.eq(given)
+        m.d.comb += [self.o.payload.eq(given), self.coming.eq(between.part)]
         m.d.comb += [step_out.eq(~self.o.valid | self.o.ready), step_in.eq(~valid | step_out), self.i.ready.eq(step_in)]
 
         # What is in the register before a message's first 32 bits does the same as if it were XORed with these.

@@ -35,7 +35,8 @@ class LanesSender(wiring.Component):
     Members
     -------
     wanted : :py:`In(4)`
-        Lanes to be in use from the next marker on: 1, 2 or 4 of them, or none. While it is 0, no stripe is taken.
+        Lanes to be in use from the next marker on: 1, 2 or 4 of them, or none. From the cycle after it is 0, no stripe
+        is taken.
     dense, heard, session, node : In
         What the markers tell, from the next one on.
     used : :py:`Out(range(lanes + 1))`
@@ -66,14 +67,19 @@ class LanesSender(wiring.Component):
         left, number = Signal(range(SPARSE)), Signal(8)
         using, next_using = Signal(self.lanes), Signal(self.lanes)
         # A marker is due when none are left; it is known in time what is taken then.
-        marker, taking = Signal(init=1), Signal()
+        marker, takes, taking = Signal(init=1), Signal(), Signal()
         m.d.comb += [
             next_using.eq(Mux(left == 1, self.wanted, using)),
             self.used.eq(reduce(lambda a, b: a + b, next_using)),
-            self.i.ready.eq(~marker & using.any() & self.wanted[: self.lanes].any()),
-            taking.eq(self.i.valid & self.i.ready),
+            self.i.ready.eq(takes),
+            taking.eq(self.i.valid & takes),
         ]
-        m.d.sync += [using.eq(next_using), left.eq(left - 1), marker.eq(left == 1)]
+        m.d.sync += [
+            using.eq(next_using),
+            left.eq(left - 1),
+            marker.eq(left == 1),
+            takes.eq((left != 1) & next_using.any() & self.wanted[: self.lanes].any()),
+        ]
         fields = Signal(Marker)
         m.d.comb += [
             fields.used.eq(using),

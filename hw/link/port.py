@@ -43,7 +43,9 @@ class LinkPort(wiring.Component):
         Packets of the other classes.
     o : :py:`Out(stream.Signature(Delivery))`, room : :py:`In(6)`
         Packets that do not end here; as of :class:`PacketReceiver`. A first hop waits for room here wherever it ends.
-    node, peer, state, lost, counts, lanes_o, lanes_i, slip
+    node : :py:`In(4)`
+        This chip's number; from the cycle after.
+    peer, state, lost, counts, lanes_o, lanes_i, slip
         As of :class:`Link`.
     """
 
@@ -86,16 +88,15 @@ class LinkPort(wiring.Component):
         ):
             m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]
         come = link.o.payload
-        # Whom a packet is for, its first part says.
-        here, was_here, mine = Signal(), Signal(), Signal()
-        m.d.comb += here.eq(Mux(come.part.first, come.part.head.target == self.node, was_here))
-        with m.If(link.o.valid):
-            m.d.sync += was_here.eq(here)
+        # This chip's number comes from far away, and does not change.
+        node, mine = Signal(4), Signal()
+        m.d.sync += node.eq(self.node)
         m.d.comb += [
             link.o.ready.eq(1),
             self.o.valid.eq(link.o.valid & ~mine),
             self.o.payload.eq(come),
-            *(getattr(link, name).eq(getattr(self, name)) for name in ("node", "lanes_i")),
+            link.node.eq(node),
+            link.lanes_i.eq(self.lanes_i),
             *(
                 getattr(self, name).eq(getattr(link, name))
                 for name in ("peer", "state", "lost", "counts", "lanes_o", "slip")
@@ -107,13 +108,13 @@ class LinkPort(wiring.Component):
             # A first hop may end here or not, a second one does.
             rooms[first.value] = end.room & self.room[first.value]
             rooms[second.value] = end.room
-            is_its = here & ((come.kind == first.value) | (come.kind == second.value))
+            is_its = come.here & ((come.kind == first.value) | (come.kind == second.value))
             with m.If(is_its):
                 m.d.comb += mine.eq(1)
             m.d.comb += [
                 end.come.eq(link.o.valid & is_its),
                 end.part.eq(come.part),
-                end.node.eq(self.node),
+                end.node.eq(node),
                 end.lost.eq(link.lost),
             ]
         m.d.comb += link.room.eq(Cat(rooms))

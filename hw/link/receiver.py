@@ -26,6 +26,8 @@ class Delivery(data.Struct):
     """A part of a packet, for the taker of its class."""
 
     kind: range(CLASSES)
+    here: 1
+    """The packet is for this node."""
     part: Part
 
 
@@ -44,8 +46,12 @@ class PacketReceiver(wiring.Component):
     -------
     i : :py:`In(stream.Signature(CheckedPart))`
         Always ready. ``crc`` beside a packet's last part is 0 if it is right. A packet without a last part is dropped.
+    coming : :py:`In(Part)`
+        The part that comes in the next cycle, if one does.
     o : :py:`Out(stream.Signature(Delivery))`
         Must be taken at once.
+    node : :py:`In(4)`
+        Of this end.
     room : :py:`In(6)`
         Of each class: its taker has room for :data:`ROOM` parts. Else the class waits, and no other.
     report : :py:`Out(parameters.report)`
@@ -65,7 +71,9 @@ class PacketReceiver(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(CheckedPart)),
+                "coming": In(Part),
                 "o": Out(stream.Signature(Delivery)),
+                "node": In(4),
                 "room": In(CLASSES),
                 "report": Out(p.report),
                 **{name: told[name] for name in ("counts", "last", "lost", "tell", "told")},
@@ -79,7 +87,7 @@ class PacketReceiver(wiring.Component):
         m = Module()
         p = self.parameters
         m.submodules.retry = retry = self._retry
-        m.submodules.cells = cells = Cells(p)
+        m.submodules.cells = cells = Cells(p, late=True)
         for name in ("counts", "last", "lost", "tell"):
             m.d.comb += getattr(self, name).eq(getattr(retry, name))
         m.d.comb += [retry.told.eq(self.told), self.i.ready.eq(1)]
@@ -102,12 +110,12 @@ class PacketReceiver(wiring.Component):
 
         # Parts wait until their packet is known to be right. One that is alone need not, if none is before it.
         m.submodules.staged = staged = memory.Memory(shape=_STORED, depth=_STAGED, init=[])
-        put, get = staged.write_port(), staged.read_port()
+        put, get = staged.write_port(), staged.read_port(domain="comb")
         bits = range(_STAGED)
         begun, written, read = (Signal(bits, name=name) for name in ("begun", "written", "read"))
         # Of one meaning; the second is for what is wide.
-        out_valid, out_none, alone = Signal(), Signal(init=1), Signal()
-        new = Signal(_STORED)
+        out_valid, out_none, may_be_alone, alone = Signal(), Signal(init=1), Signal(), Signal()
+        out, new = Signal(_STORED, reset_less=True), Signal(_STORED)
         keep = right & ~is_status
         m.d.comb += [
             put.addr.eq(Mux(came.part.first, begun, written)),
@@ -115,29 +123,40 @@ class PacketReceiver(wiring.Component):
             *(new.head[name].eq(came.part.head[name]) for name in _HEAD.members),
             put.data.eq(new),
             put.en.eq(self.i.valid),
-            alone.eq(keep & came.part.first & (begun == read) & ~out_valid),
+            # Whether its CRC is right is known late, all else a cycle before.
+            alone.eq(may_be_alone & self.i.valid & (came.crc == 0)),
             get.addr.eq(read),
         ]
         with m.If(self.i.valid):
             m.d.sync += written.eq(put.addr + 1)
         with m.If(keep & ~alone):
             m.d.sync += begun.eq(put.addr + 1)
-        m.d.sync += [out_valid.eq(begun != read), out_none.eq(begun == read), read.eq(read + (begun != read))]
+        waits, coming = begun != read, self.coming
+        m.d.sync += may_be_alone.eq(
+            coming.first & coming.last & (coming.head.kind != Kind.Status) & ~waits & ~(keep & ~alone)
+        )
+        m.d.sync += [out_valid.eq(waits), out_none.eq(~waits), out.eq(get.data), read.eq(read + waits)]
 
         # Into cells, if it is new; the later parts behind the first one.
         part, there = Signal(_STORED), Signal()
         asked, lines = Signal(p.packet), part.head.form[:4]
         offset, cell = Signal(range(p.longest)), Signal(p.cell_bits)
-        begins = [retry.accepts(one.head) for one in (get.data, new)]
+        came_last = Signal(p.cell)
         m.d.comb += [
             there.eq(out_valid | alone),
-            Cat(part.body, part.line).eq(Mux(out_none, Cat(new.body, new.line), Cat(get.data.body, get.data.line))),
-            *(part[name].eq(Mux(out_valid, get.data[name], new[name])) for name in ("first", "last")),
-            part.head.eq(Mux(out_valid, get.data.head.as_value(), new.head.as_value())),
+            Cat(part.body, part.line).eq(Mux(out_none, Cat(new.body, new.line), Cat(out.body, out.line))),
+            *(part[name].eq(Mux(out_valid, out[name], new[name])) for name in ("first", "last")),
+            part.head.eq(Mux(out_valid, out.head.as_value(), new.head.as_value())),
+            *(
+                retry.coming[name].eq(
+                    Mux(waits, Mux(get.data.first, get.data.head[name], came_last[name]), coming.head[name])
+                )
+                for name in ("kind", "cell")
+            ),
             retry.asked.eq(asked),
             cell.eq(asked.cell + offset),
-            retry.store.eq(there & part.last),
-            cells.put.eq(there & Mux(part.first, Mux(out_valid, *begins), retry.accepts(asked))),
+            retry.store.eq(Mux(out_valid, out.last, alone)),
+            cells.put.eq(there & retry.accept),
             cells.place.eq(p.place(retry.asked.kind, cell)),
             *(cells.part[name].eq(part[name]) for name in ("first", "last", "body", "line")),
             *(cells.part.head[name].eq(part.head[name]) for name in KEPT),
@@ -149,7 +168,7 @@ class PacketReceiver(wiring.Component):
                 retry.asked.cells.eq(Mux(lines == 0, 1, lines)),
                 cell.eq(part.head.cell),
             ]
-        m.d.sync += self.double.eq(retry.double)
+        m.d.sync += [self.double.eq(retry.double), came_last.eq(retry.coming)]
         with m.If(there):
             m.d.sync += [asked.eq(retry.asked), offset.eq(Mux(part.first, 1, offset + 1))]
 
@@ -168,16 +187,19 @@ class PacketReceiver(wiring.Component):
             *(turns.items[n].eq(p.place(n, next_.cell)) for n, next_ in enumerate(nexts)),
         ]
 
-        # When all of it is read, it is passed on; and given from registers.
+        # When all of it is read, it is passed on; and given from registers, but for lines.
         given, kept = cells.o.payload, Signal(Delivery, reset_less=True)
         m.d.comb += [
             self.o.payload.eq(kept),
+            self.o.payload.part.line.eq(given.part.line),
             retry.pass_.eq(cells.o.valid & given.part.last),
             retry.passed.kind.eq(given.kind),
             retry.passed.cells.eq(given.cells),
             cells.o.ready.eq(1),
         ]
         m.d.sync += [self.o.valid.eq(cells.o.valid), kept.kind.eq(given.kind), kept.part.eq(given.part)]
+        with m.If(given.part.first):
+            m.d.sync += kept.here.eq(given.part.head.target == self.node)
         return m
 
     def _tell(self, m, retry, head, right, is_status):

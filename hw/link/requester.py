@@ -120,11 +120,11 @@ class Requester(wiring.Component):
         grows, offers, waits, full = Signal(), Signal(), Signal(), Signal()
         next_offset, follows, free_place, reads = Signal(26), Signal(), Signal(), Signal()
         leaves, at_once, went = Signal(), Signal(), Signal()
-        waited, patient = Signal(range(PATIENCE)), Signal()
+        waited, patient, hurries = Signal(range(PATIENCE)), Signal(), Signal()
         with m.If(taken):
-            m.d.sync += waited.eq(0)
-        with m.Elif(waited != PATIENCE - 1):
-            m.d.sync += waited.eq(waited + 1)
+            m.d.sync += [waited.eq(0), hurries.eq(0)]
+        with m.Elif(~hurries):
+            m.d.sync += [waited.eq(waited + 1), hurries.eq(waited == PATIENCE - 2)]
         m.d.comb += [
             # The comparison is the slowest, so it comes last into everything.
             follows.eq(
@@ -133,12 +133,14 @@ class Requester(wiring.Component):
                 & (asked.window == growing.window)
                 & (asked.offset == next_offset)
             ),
-            patient.eq(busy & (waited != PATIENCE - 1)),
+            patient.eq(busy & ~hurries),
             reads.eq(growing.op == Op.Read),
             free_place.eq(Mux(reads, ~waits, ~offers)),
             # It leaves when there is a place for it, and nothing belongs to it any more. What may still grow is offered
             # at once or not at all: it is soon known, for nothing is compared.
-            leaves.eq(grows & Mux(full | (self.i.valid & ~follows), free_place, ~offers & ~patient & ~taken)),
+            leaves.eq(
+                grows & Mux(full | (self.i.valid & ~follows), free_place, ~offers & ~patient & ~(self.i.valid & free))
+            ),
             at_once.eq(grows & reads & ~offers & (full | (~self.i.valid & ~patient))),
             went.eq(at_once & self.packet.ready),
             self.i.ready.eq(free & (~grows | free_place | self.lost | (follows & ~full))),
@@ -321,7 +323,7 @@ class Requester(wiring.Component):
             ready.eq(
                 Mux(gives, answered.bit_select(next_head, 1) | (judges & (verdict.slot == next_head)), ready | hit)
             ),
-            used.eq(used + taken - gives),
+            used.eq(Mux(taken, Mux(gives, used, used + 1), Mux(gives, used - 1, used))),
             waits.eq(still),
             free.eq(gives | (free & ~(taken & (used == self.slots - 1)))),
             busy.eq(used >= self.slots // 2 + READ_LINES),
@@ -333,7 +335,7 @@ class Requester(wiring.Component):
             expired.eq((waited == (1 << self.answer_bits) - 2) & waits & ~there & ~self.lost),
         ]
         with m.If(forgets):
-            m.d.sync += [vain.eq(still), end.eq(tail + taken)]
+            m.d.sync += [vain.eq(still), end.eq(Mux(taken, tail + 1, tail))]
         with m.Elif(gives & (next_head == end)):
             m.d.sync += vain.eq(0)
         with m.If(gives):

@@ -234,7 +234,7 @@ class Responder(wiring.Component):
             m.d.sync += holds.eq(0)
 
         # A queue, and a register behind it; the only line of a packet passes by, if nothing is there.
-        step, direct, pushes, pulls = Signal(), Signal(), Signal(), Signal()
+        step, crowded, direct, pushes, pulls = Signal(), Signal(), Signal(), Signal(), Signal()
         some, shown, level = Signal(), Signal(), Signal(range(self.lines))
         index, last, entry = Signal(range(RESPONSE_LINES)), Signal(), get.data
         m.d.comb += [
@@ -263,7 +263,7 @@ class Responder(wiring.Component):
             put_line.en.eq(comes),
             get_line.addr.eq(at_line + reads),
         ]
-        with m.If(~reads | step):
+        with m.If(~reads | ~crowded):
             m.d.sync += line.eq(get_line.data)
         with m.If(comes & came.lined & ~(direct & step)):
             m.d.sync += put_line.addr.eq(put_line.addr + 1)
@@ -279,21 +279,24 @@ class Responder(wiring.Component):
             goes.eq(step & (shown | direct)),
         ]
         m.d.sync += gone.eq(Mux(goes, Mux(now.packet.lined, 1, now.packet.more + 1), 0))
-        self._offer(m, now, goes, step)
+        self._offer(m, now, goes, step, crowded)
         with m.If(self.lost):
             m.d.sync += [register.eq(0) for register in (holds, some, shown, level, index, gone)]
             m.d.sync += [address.eq(0) for address in (put.addr, get.addr, put_line.addr, at_line)]
 
-    def _offer(self, m, now, goes, step):
-        """Two parts, in a memory: who takes them moves an address, which is quick, and no line."""
+    def _offer(self, m, now, goes, step, crowded):
+        """Two parts, in a memory: who takes them moves an address, which is quick, and no line.
+
+        No `step` and `crowded` have one meaning, and two registers: the second one is for what is wide.
+        """
         m.submodules.offered = offered = memory.Memory(shape=_OFFERED, depth=2, init=[])
         put, get = offered.write_port(), offered.read_port(domain="comb")
-        level, packet, given = Signal(range(3)), self.packet, get.data.packet
+        level, next_level, packet, given = Signal(range(3)), Signal(range(3)), self.packet, get.data.packet
         part, head = packet.payload, packet.payload.head
         m.d.comb += [
             step.eq(level != 2),
             put.data.eq(now),
-            put.en.eq(step),
+            put.en.eq(~crowded),
             packet.valid.eq(level != 0),
             part.first.eq(get.data.first),
             part.last.eq(get.data.last),
@@ -314,6 +317,12 @@ class Responder(wiring.Component):
             head.epoch.eq(given.epoch),
         ]
         takes = packet.valid & packet.ready
-        m.d.sync += [put.addr.eq(put.addr + goes), get.addr.eq(get.addr + takes), level.eq(level + goes - takes)]
+        m.d.comb += next_level.eq(level + goes - takes)
+        m.d.sync += [
+            put.addr.eq(put.addr + goes),
+            get.addr.eq(get.addr + takes),
+            level.eq(next_level),
+            crowded.eq(next_level == 2),
+        ]
         with m.If(self.lost):
-            m.d.sync += [put.addr.eq(0), get.addr.eq(0), level.eq(0)]
+            m.d.sync += [put.addr.eq(0), get.addr.eq(0), level.eq(0), crowded.eq(0)]

@@ -135,7 +135,7 @@ class RetrySender(wiring.Component):
         Of each class: there are cells for a longest packet.
     next : :py:`Out(counts)`
         Number of the cell that is put next, of each class.
-    put : :py:`In(classes)`, cells : :py:`In(range(longest + 1))`, last : :py:`In(1)`
+    put, last : :py:`In(classes)`, cells : :py:`In(data.ArrayLayout(range(longest + 1), classes))`
         A cell of a class is put: the first one of a packet of ``cells``, or with ``cells`` 0 a later one.
     send : :py:`Out(stream.Signature(sending))`
         A packet that is to be sent again is withdrawn when it has been passed on meanwhile; its frame's number is
@@ -154,8 +154,8 @@ class RetrySender(wiring.Component):
                 "room": Out(len(p.cells), init=(1 << len(p.cells)) - 1),
                 "next": Out(p.counts),
                 "put": In(len(p.cells)),
-                "cells": In(range(p.longest + 1)),
-                "last": In(1),
+                "cells": In(data.ArrayLayout(range(p.longest + 1), len(p.cells))),
+                "last": In(len(p.cells)),
                 "send": Out(stream.Signature(p.sending)),
                 "report": In(p.report),
                 "timed_out": Out(1),
@@ -197,7 +197,7 @@ class RetrySender(wiring.Component):
                 waiting[n].eq(head[n] != fresh[n]),
                 write.en.eq(mine),
                 write.addr.eq(self.next[n]),
-                write.data.eq(self.cells),
+                write.data.eq(self.cells[n]),
                 read.addr.eq(fresh[n]),
                 look.addr.eq(looked_up),
             ]
@@ -207,7 +207,7 @@ class RetrySender(wiring.Component):
             ]
             with m.If(mine):
                 m.d.sync += self.next[n].eq(after)
-                with m.If(self.last):
+                with m.If(self.last[n]):
                     m.d.sync += head[n].eq(after)
                     m.d.sync += self.room[n].eq((after - next_tail)[: p.cell_bits] <= size - p.longest)
 
@@ -298,7 +298,7 @@ class RetrySender(wiring.Component):
         place, number = range(p.places), p.frame_bits
         of_place = data.StructLayout({"frame": number, "there": 1})
         # What is read where it is written at that moment is not looked at: nothing is begun while one is looked up, and
-        # what was found a cycle ago is known.
+        # what was found a cycle or two ago is known.
         unchecked = {"no_rw_check": 1}
         m.submodules.carried = carried = memory.Memory(shape=place, depth=1 << p.frame_bits, init=[], attrs=unchecked)
         m.submodules.frames = frames = memory.Memory(shape=of_place, depth=p.places, init=[], attrs=unchecked)
@@ -340,9 +340,10 @@ class RetrySender(wiring.Component):
         frames_write, frames_read = frames.write_port(), frames.read_port(domain="comb")
         m.d.sync += [carrier.eq(carried_read.data), carrying.eq(frames_read.data)]
         where, queues = Signal(place), Signal()
-        # What was found a cycle ago, and is queued now: for one that is looked up with it, it is there already.
-        newest, newest_valid = Signal(place), Signal()
-        m.d.sync += [newest.eq(found.place), newest_valid.eq(queues)]
+        # What was found a cycle ago, and is queued and marked now, and what was two cycles ago: for one that is looked
+        # up with it, it is there already.
+        newest, newest_valid, marked, marked_valid = Signal(place), Signal(), Signal(place), Signal()
+        m.d.sync += [newest.eq(found.place), newest_valid.eq(queues), marked.eq(newest), marked_valid.eq(newest_valid)]
         m.d.comb += where.eq(Mux(finds.expired, finds.place, carrier))
         m.d.sync += [
             looks.valid.eq(self.timed_out | lost.any() | walks),
@@ -361,6 +362,7 @@ class RetrySender(wiring.Component):
                 & carrying.there
                 & (found.expired | (carrying.frame == found.frame))
                 & ~(newest_valid & (newest == found.place))
+                & ~(marked_valid & (marked == found.place))
             ),
             queue.w_en.eq(newest_valid),
             queue.w_data.eq(newest),
@@ -368,12 +370,12 @@ class RetrySender(wiring.Component):
             carried_write.en.eq(begun),
             carried_write.addr.eq(offer.frame),
             carried_write.data.eq(offer.place),
-            frames_write.en.eq(begun | queues),
-            frames_write.addr.eq(Mux(begun, offer.place, found.place)),
+            frames_write.en.eq(begun | newest_valid),
+            frames_write.addr.eq(Mux(begun, offer.place, newest)),
             frames_write.data.frame.eq(offer.frame),
             frames_write.data.there.eq(begun),
         ]
-        return looks.valid | finds.valid, found.valid | newest_valid, queue
+        return looks.valid | finds.valid | found.valid, found.valid | newest_valid, queue
 
     def _fetch_repeat(self, m, queue, looked_up, lengths):
         """The next of the queue, if it is still to be sent, in ``repeat``; whether there are any."""
@@ -403,9 +405,10 @@ class RetryReceiver(wiring.Component):
     """Says which packets are new, which class's next packet is there, and which frames were lost.
 
     A packet whose CRC is right is ``asked`` about: ``accept`` says in the same cycle whether it may be put into its
-    cells, which are never those of a packet that is being read. It is ``stored`` when all of it is there; no other
-    packet may be asked about in between. ``ready`` tells of each class, from the next cycle on, that its next packet is
-    stored. It is taken, and passed on when its cells have been read.
+    cells, which are never those of a packet that is being read. To be quick with that, it has to know a cycle before
+    which one is ``coming``, if one is. The packet is ``stored`` when all of it is there; no other one may be asked about
+    in between. ``ready`` tells of each class, from the next cycle on, that its next packet is stored. It is taken, and
+    passed on when its cells have been read.
 
     Parameters
     ----------
@@ -413,6 +416,8 @@ class RetryReceiver(wiring.Component):
 
     Members
     -------
+    coming : :py:`In(cell)`
+        The first cell of the packet that is asked about in the next cycle. If none is, it means nothing.
     asked : :py:`In(packet)`, accept : :py:`Out(1)`, store : :py:`In(1)`
         A packet; it is new, or the same is in its cells already, and not ``ready``; all of it is there.
     ready : :py:`Out(classes)`, next : :py:`Out(data.ArrayLayout(packet, classes))`, take : :py:`In(classes)`
@@ -435,6 +440,7 @@ class RetryReceiver(wiring.Component):
         self.parameters = p = parameters
         super().__init__(
             {
+                "coming": In(p.cell),
                 "asked": In(p.packet),
                 "accept": Out(1),
                 "store": In(1),
@@ -458,6 +464,8 @@ class RetryReceiver(wiring.Component):
         self.stored = [Signal(size, name=f"stored{n}") for n, size in enumerate(p.cells)]
         self.gone = [Signal(data.StructLayout({"valid": 1, "cell": range(size)}), name="gone") for size in p.cells]
         self.recent, self.stores = Signal(p.packet), Signal()
+        # Of what is asked about: it is one that may come, and the next one, each of its class.
+        self.is_ahead, self.is_next = Signal(len(p.cells)), Signal(len(p.cells))
 
     @cached_property
     def lengths(self):
@@ -465,24 +473,17 @@ class RetryReceiver(wiring.Component):
         p = self.parameters
         return [memory.Memory(shape=range(p.longest + 1), depth=size, init=[]) for size in p.cells]
 
-    def _is_ahead(self, n, packet):
+    def _is_ahead(self, n, cell, next_cell):
         # What is behind is at least a class's size away, modulo all numbers.
         p = self.parameters
-        return (packet.cell - self.next[n].cell)[: p.cell_bits] < p.cells[n]
-
-    def accepts(self, packet):
-        """What ``accept`` says if `packet` is asked about, by its ``kind`` and ``cell``. It is sooner known of each of
-        several than of the one that is chosen of them."""
-        kinds, kind = range(len(self.parameters.cells)), Value.cast(packet.kind)
-        # What is ready may be read at this moment, and is there.
-        is_ready = [self.ready[n] & (packet.cell == self.next[n].cell) for n in kinds]
-        return Cat((kind == n) & self._is_ahead(n, packet) & ~is_ready[n] for n in kinds).any()
+        return (cell - next_cell)[: p.cell_bits] < p.cells[n]
 
     def elaborate(self, platform):
         m = Module()
         # What was stored is written down a cycle later.
         m.d.sync += [self.recent.eq(self.asked), self.stores.eq(self.store)]
-        m.d.comb += self.accept.eq(self.accepts(self.asked))
+        # What is ready may be read at this moment, and is there.
+        m.d.comb += self.accept.eq((self.is_ahead & ~(self.is_next & self.ready)).any())
         for n in range(len(self.parameters.cells)):
             self._order(m, n)
         self._see_losses(m)
@@ -502,7 +503,7 @@ class RetryReceiver(wiring.Component):
         at = following & (size - 1)
         m.d.comb += [
             next_.kind.eq(n),
-            stores.eq(self.stores & (recent.kind == n) & self._is_ahead(n, recent)),
+            stores.eq(self.stores & (recent.kind == n) & self._is_ahead(n, recent.cell, next_.cell)),
             write.en.eq(stores),
             write.addr.eq(recent.cell),
             write.data.eq(recent.cells),
@@ -524,6 +525,14 @@ class RetryReceiver(wiring.Component):
                 next_.cell.eq(following),
                 next_.cells.eq(one_of(*zip(*found, strict=True))),
             ]
+        # If none is ready, `following` is the next one itself.
+        coming, takes = self.coming, self.take[n]
+        is_ahead = [self._is_ahead(n, coming.cell, cell) for cell in (following, next_.cell)]
+        m.d.sync += [
+            self.is_ahead[n].eq((coming.kind == n) & Mux(takes, *is_ahead)),
+            self.is_next[n].eq(Mux(takes, coming.cell == following, coming.cell == next_.cell)),
+        ]
+
         # What is taken has a bit for another cycle.
         put = Mux(stores, 1 << (recent.cell & (size - 1)), 0)
         m.d.sync += [

@@ -161,8 +161,7 @@ class PacketSender(wiring.Component):
     def _keep(self, m, retry, cells):
         """Parts of all classes into cells: numbered at once, and written in the next cycle."""
         p, classes = self.parameters, range(CLASSES)
-        item = data.StructLayout({"cells": range(p.longest + 1), "last": 1, "place": range(p.places)})
-        m.submodules.turns = turns = Turns(CLASSES, item)
+        m.submodules.turns = turns = Turns(CLASSES, range(p.places))
         inputs = [getattr(self, f"i{n}") for n in classes]
         parts, chosen = [Signal(Part, name=f"part{n}", reset_less=True) for n in classes], Signal(CLASSES)
 
@@ -176,24 +175,16 @@ class PacketSender(wiring.Component):
             *(i.ready.eq(turns.chosen[n]) for n, i in enumerate(inputs)),
             self.stalled.eq(Cat(i.valid for i in inputs) & ~retry.room),
             retry.put.eq(turns.chosen),
-            *(
-                assignment
-                for n, (one, i) in enumerate(zip(turns.items, inputs))
-                for assignment in (
-                    one.cells.eq(cells_of(i.payload)),
-                    one.last.eq(i.payload.last),
-                    one.place.eq(p.place(n, retry.next[n])),
-                )
-            ),
-            retry.cells.eq(turns.item.cells),
-            retry.last.eq(turns.item.last),
+            retry.last.eq(Cat(i.payload.last for i in inputs)),
+            *(retry.cells[n].eq(cells_of(i.payload)) for n, i in enumerate(inputs)),
+            *(turns.items[n].eq(p.place(n, retry.next[n])) for n in classes),
             cells.put.eq(chosen.any()),
             Value.cast(cells.part).eq(one_of(chosen, parts)),
         ]
         m.d.sync += [
             chosen.eq(turns.chosen),
             *(part.eq(i.payload) for part, i in zip(parts, inputs)),
-            cells.place.eq(turns.item.place),
+            cells.place.eq(turns.item),
         ]
 
     def _counts(self, m, told_head):

@@ -99,7 +99,8 @@ class Training(wiring.Component):
             same.eq((told.session == session) & (session != 0)),
             both.eq((self.heard != 0) & (theirs != 0)),
             self.accept.eq((told.session == known_session) & (known_session != 0)),
-            self.up.eq(self.state == LinkState.Active),
+            # No other state is odd.
+            self.up.eq(self.state.as_value()[0]),
         ]
 
         # Sessions go from 15 on to 1; half of them are newer than any one. Which of two opposite ones is, both sides
@@ -112,23 +113,22 @@ class Training(wiring.Component):
 
         lost_for = Signal(range(self.give_up))
         m.d.sync += self.renew.eq(0)
-        with m.Switch(self.state):
-            with m.Case(LinkState.Active):
-                m.d.sync += lost_for.eq(0)
-                with m.If(~same | ~both):
-                    m.d.sync += self.state.eq(LinkState.Training)
-            with m.Default():
-                m.d.sync += lost_for.eq(lost_for + 1)
-                with m.If((self.heard != 0) & (session == 0)):
-                    # Whatever the other side remembers of this one is not so: let it begin anew as well.
-                    m.d.sync += session.eq(_next(told.session))
-                with m.Elif((self.heard != 0) & newer):
-                    m.d.sync += [session.eq(told.session), self.renew.eq(1), self.lost.eq(1)]
-                with m.Elif(same & both):
-                    m.d.sync += [self.state.eq(LinkState.Active), self.lost.eq(0)]
-                with m.Elif(~self.lost & (lost_for == self.give_up - 1)):
-                    m.d.sync += [session.eq(_next(session)), self.renew.eq(1), self.lost.eq(1)]
-                    m.d.sync += self.state.eq(LinkState.Dead)
+        with m.If(self.up):
+            m.d.sync += lost_for.eq(0)
+            with m.If(~same | ~both):
+                m.d.sync += self.state.eq(LinkState.Training)
+        with m.Else():
+            m.d.sync += lost_for.eq(lost_for + 1)
+            with m.If((self.heard != 0) & (session == 0)):
+                # Whatever the other side remembers of this one is not so: let it begin anew as well.
+                m.d.sync += session.eq(_next(told.session))
+            with m.Elif((self.heard != 0) & newer):
+                m.d.sync += [session.eq(told.session), self.renew.eq(1), self.lost.eq(1)]
+            with m.Elif(same & both):
+                m.d.sync += [self.state.eq(LinkState.Active), self.lost.eq(0)]
+            with m.Elif(~self.lost & (lost_for == self.give_up - 1)):
+                m.d.sync += [session.eq(_next(session)), self.renew.eq(1), self.lost.eq(1)]
+                m.d.sync += self.state.eq(LinkState.Dead)
 
         with m.If(self.up):
             m.d.comb += self.wanted.eq(theirs)

@@ -209,7 +209,7 @@ async def sender_spreads_stripes_and_sends_markers(dut):
     # The first marker was sent in the cycle in which reset ended.
     left, using, number = DENSE - 1, 0, 1
     keys = [sequence(n) for n in range(lanes)]
-    expected, distances = None, set()
+    expected, distances, wanted = None, set(), 0
     for cycle in range(6500):
         if cycle % 40 == 0 or random.random() < 0.02:
             controls = {"wanted": random.choice([*sets, (1 << lanes) - 1]), "heard": random.randrange(16)}
@@ -222,7 +222,7 @@ async def sender_spreads_stripes_and_sends_markers(dut):
         dut.i__valid.value = int(offered)
         dut.i__payload.value = sum(block << BITS * n for n, block in enumerate(blocks))
         await ReadOnly()
-        ready = left > 0 and using and controls["wanted"]
+        ready = left > 0 and using and wanted
         assert bool(dut.i__ready.value) == bool(ready), f"cycle {cycle}: ready is {not ready}"
         following = controls["wanted"] & (1 << lanes) - 1 if left == 1 else using
         assert int(dut.used.value) == following.bit_count(), f"cycle {cycle}: used"
@@ -251,7 +251,7 @@ async def sender_spreads_stripes_and_sends_markers(dut):
             for n, block in enumerate(plain):
                 if block is None:
                     next(keys[n])
-        left, using = left - 1, following
+        left, using, wanted = left - 1, following, controls["wanted"]
     assert distances == {DENSE, SPARSE} and number > 256
 
 

@@ -18,6 +18,7 @@ from tessera.tb.bench import Bench, Dut
 from tessera.tb.link.traffic import Sink, Source, Totals
 
 CELLS = (32, 32, 128, 32, 16, 16)
+NODES = (3, 9)
 
 
 class Channel(wiring.Component):
@@ -126,6 +127,8 @@ class Ends(wiring.Component):
                 sender.report.eq(receiver.report),
                 *(getattr(sender, name).eq(getattr(receiver, name)) for name in ("counts", "last", "lost", "tell")),
                 receiver.told.eq(sender.told),
+                receivers[1 - n].coming.eq(crc.coming),
+                receiver.node.eq(NODES[n]),
                 receiver.room.eq(sink.room),
                 sink.rate.eq(self.drain),
                 sink.lines.eq(self.lines),
@@ -194,8 +197,8 @@ def is_layout(shape):
 class Twin:
     """A receiver in Python, cycle by cycle."""
 
-    def __init__(self, p):
-        self.p = p
+    def __init__(self, p, node):
+        self.p, self.node, self.here = p, node, None
         self.counts, self.next = [0] * CLASSES, [0] * CLASSES
         self.stored, self.cells = [set() for _ in CELLS], {}
         self.last, self.lost, self.unsaid, self.since, self.framed = 255, 0, False, 0, None
@@ -230,6 +233,8 @@ class Twin:
             if part.first:
                 given |= {name: getattr(part.head, name) for name in KEPT} | {"body": part.has_body and part.body}
                 assert part.head.kind == given["kind"]
+                self.here = part.head.target == self.node
+            assert seen.o.here == self.here, "whether it is for this node"
         assert given == self.given[0], "what is passed on"
 
     def cycle(self, seen):
@@ -342,7 +347,7 @@ class EndsBench(Bench):
 
     async def watch(self, cycles):
         """Both receivers beside their twins, from the cycle after a reset on."""
-        shape, twins = self.component.seen_shape, [Twin(self.component.p) for _ in range(2)]
+        shape, twins = self.component.seen_shape, [Twin(self.component.p, node) for node in NODES]
         for cycle in range(cycles):
             await ReadOnly()
             bits = self.dut.seen.value.to_unsigned()

@@ -54,7 +54,7 @@ class RetryBench(Bench):
             self.port(name).value = 0
         await self.reset()
         self.waiting, self.out = ([deque() for _ in self.classes] for _ in range(2))
-        self.putting, self.asking, self.taken = None, None, None
+        self.putting, self.coming, self.asking, self.taken = None, None, None, None
         self.kept, self.got = {}, {}
         self.there, self.back, self.repeated = deque(), deque(), []
         self.again = self.timed_out = self.skipped = self.cycle = self.next_frame = 0
@@ -66,6 +66,13 @@ class RetryBench(Bench):
 
     def maybe(self, probability):
         return self.random.random() < probability
+
+    def put_cell(self, kind, cells, last):
+        """What is said of a cell of class `kind`; of others anything is."""
+        said = [cells if n == kind else self.random.randint(0, self.p.longest) for n in self.classes]
+        shape = self.component.ends["sender"].signature.members["cells"].shape
+        self.port("sender.cells").value = pack(shape, said)
+        self.port("sender.last").value = sum((last if n == kind else self.maybe(0.5)) << n for n in self.classes)
 
     def _put(self):
         """The next cell of a packet into the sender's memory. After a packet, ``room`` has to be looked at again."""
@@ -80,29 +87,31 @@ class RetryBench(Bench):
             kind, number, cells, done = self.putting
             if not done:
                 self.kept[self.place(kind, self.next[kind])] = number, cells
-            self.port("sender.cells").value = 0 if done else cells
-            self.port("sender.last").value = done + 1 == cells
+            self.put_cell(kind, 0 if done else cells, done + 1 == cells)
             self.next[kind] = (self.next[kind] + 1) % (1 << self.p.cell_bits)
             self.putting = None if done + 1 == cells else [kind, number, cells, done + 1]
             return True
         return False
 
     def _arrive(self):
-        """A frame at the receiver: its packet is asked about in one cycle, and stored in the next."""
-        asked, self.asking = self.asking, None
+        """A frame at the receiver: its packet comes in one cycle, is asked about in the next, and then stored."""
+        asked, self.asking, self.coming = self.asking, self.coming, None
         self.port("receiver.store").value = bool(asked)
         if asked and self.accepted:
             kind, cell, number, cells = asked
             self.got[self.place(kind, cell)] = number, cells
-        framed = not asked and bool(self.there) and self.there[0][0] <= self.cycle
+        if self.asking:
+            kind, cell, _, cells = self.asking
+            self.port("receiver.asked").value = pack(self.p.packet, {"kind": kind, "cell": cell, "cells": cells})
+        framed = not (asked or self.asking) and bool(self.there) and self.there[0][0] <= self.cycle
         self.port("receiver.framed").value = framed
         if framed:
             _, frame, packet = self.there.popleft()
             self.port("receiver.frame").value = (frame - (packet is None)) % (1 << self.p.frame_bits)
             self.port("receiver.behind").value = packet is None
             if packet:
-                kind, cell, _, cells = self.asking = packet
-                self.port("receiver.asked").value = pack(self.p.packet, {"kind": kind, "cell": cell, "cells": cells})
+                kind, cell, *_ = self.coming = packet
+                self.port("receiver.coming").value = pack(self.p.cell, {"kind": kind, "cell": cell})
 
     def _pass(self):
         """What was taken is passed on, and a packet that is ready is taken, at most one of a class in two cycles."""
@@ -241,8 +250,7 @@ class Sent:
                 self.packets[kind].append((self.next[kind] % (1 << self.p.cell_bits), cells))
                 for n in range(cells):
                     bench.port("sender.put").value = 1 << kind
-                    bench.port("sender.cells").value = 0 if n else cells
-                    bench.port("sender.last").value = n + 1 == cells
+                    bench.put_cell(kind, 0 if n else cells, n + 1 == cells)
                     taken.append(await self.cycle())
                 self.next[kind] += cells
         bench.port("sender.put").value = 0
@@ -257,7 +265,7 @@ class Sent:
     async def lose(self, lost, last, **report):
         """A report of losses: what is sent again."""
         taken = await self.tell(losses=1, lost=lost, last=last % (1 << self.p.frame_bits), **report)
-        return taken + await self.cycles(12 + 2 * lost.bit_count())
+        return taken + await self.cycles(13 + 2 * lost.bit_count())
 
     def pass_on(self, kind, count):
         """Its oldest packets: the fields of the report."""
@@ -468,12 +476,22 @@ async def knows_what_is_stored(dut):
     p, draw = bench.p, bench.random.randrange
     begun, counts, taken, double = [0] * len(p.cells), [0] * len(p.cells), deque(), False
     stored = [{} for _ in p.cells]
+
+    def comes():
+        """What is asked about in the next cycle."""
+        kind = bench.random.choices(bench.classes, p.cells)[0]
+        number = begun[kind] + (draw(-8, p.cells[kind] + 8) if draw(4) else draw(4))
+        coming = {"kind": kind, "cell": number % (1 << p.cell_bits)}
+        bench.port("receiver.coming").value = pack(p.cell, coming)
+        return kind, number
+
+    coming = comes()
+    await RisingEdge(dut.clk)
     for cycle in range(1500):
         # They fill up, and are emptied.
         passing = cycle % 450 > 300
-        kind = bench.random.choices(bench.classes, p.cells)[0]
-        offset, cells = draw(-8, p.cells[kind] + 8) if draw(4) else draw(4), draw(1, 9) if draw(4) == 0 else 1
-        number = begun[kind] + offset
+        (kind, number), coming = coming, comes()
+        offset, cells = number - begun[kind], draw(1, 9) if draw(4) == 0 else 1
         # What is there already has the same length when it comes again, and none is over another one.
         cells = stored[kind].get(number, cells)
         ahead = 0 <= offset < p.cells[kind]
@@ -537,7 +555,7 @@ async def a_packet_is_offered_two_cycles_after_its_last_cell(dut):
     bench = RetryBench(dut)
     await bench.start(status=0.0)
     p = bench.p
-    bench.port("sender.cells").value = bench.port("sender.last").value = 1
+    bench.put_cell(len(p.cells) - 1, 1, last=True)
     put = 1 << len(p.cells) - 1
     bench.port("sender.send.ready").value = 1
     bench.port("sender.put").value = put

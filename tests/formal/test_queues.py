@@ -123,6 +123,7 @@ class Giving(wiring.Component):
     """
 
     i: In(stream.Signature(packet.CheckedPart))
+    coming: In(packet.Part)
     room: In(packet.CLASSES)
     told: In(1)
 
@@ -143,11 +144,11 @@ class Giving(wiring.Component):
             cycle, part = Signal(range(32)), came.part
             m.d.sync += cycle.eq(cycle + 1)
             m.d.comb += [
-                receiver.i.valid.eq(cycle <= 8),
-                part.head.form.eq(Mux(cycle == 0, 0, 8)),
-                part.head.cell.eq(cycle != 0),
-                part.first.eq(cycle <= 1),
-                part.last.eq((cycle == 0) | (cycle == 8)),
+                receiver.i.valid.eq((cycle >= 1) & (cycle <= 9)),
+                part.head.form.eq(Mux(cycle == 1, 0, 8)),
+                part.head.cell.eq(cycle != 1),
+                part.first.eq((cycle == 1) | (cycle == 2)),
+                part.last.eq((cycle == 1) | (cycle == 9)),
                 receiver.room.eq((cycle == 20) | (cycle == 21)),
             ]
         else:
@@ -157,6 +158,10 @@ class Giving(wiring.Component):
                 receiver.room.eq(self.room),
                 receiver.told.eq(self.told),
             ]
+        # What comes was told a cycle before.
+        told = Signal(packet.Part)
+        m.d.sync += told.eq(receiver.coming)
+        m.d.comb += [receiver.coming.eq(self.coming), Assume(~receiver.i.valid | (came.part == told))]
         parts = Signal(range(9))
         with m.If(receiver.i.valid):
             m.d.sync += parts.eq(Mux(came.part.first, 1, parts + 1))
@@ -181,6 +186,12 @@ class Giving(wiring.Component):
             Assert((ready == 0) | (own + ready <= 8)),
             Cover(ready == 8, "as full as it gets"),
         ]
+
+        # The turns are of one that went last.
+        before = opened.of(inside.turns).before
+        lasts = range(packet.CLASSES)
+        orders = (Cat(bit == int(not i <= n < j) for (i, j), bit in before.items()).all() for n in lasts)
+        m.d.comb += Assert(Cat(orders).any())
 
         # What comes of a class, or of two with one taker, since it had room.
         reading = opened.of(inside.cells)
@@ -562,7 +573,7 @@ class Repeating(wiring.Component):
             m.d.sync += cycle.eq(cycle + 1)
             m.d.comb += [
                 sender.put.eq(sender.room),
-                sender.cells.eq(1),
+                sender.cells[0].eq(1),
                 sender.last.eq(1),
                 sender.send.ready.eq(sender.send.payload.frame != 2),
                 sender.report.losses.eq(cycle == 20),
@@ -572,7 +583,7 @@ class Repeating(wiring.Component):
         else:
             m.d.comb += [
                 sender.put.eq(self.put),
-                sender.cells.eq(self.cells),
+                sender.cells[0].eq(self.cells),
                 sender.last.eq(self.last),
                 sender.report.eq(self.report),
                 sender.send.ready.eq(self.take),
@@ -597,7 +608,9 @@ class Repeating(wiring.Component):
         there = Array(row.there for row in frames.rows)
         for place in range(size):
             m.d.comb += Assert(
-                sum_of((valid & (one == place), 1) for valid, one in on_way) + there[place] <= 1,
+                sum_of((valid & (one == place), 1) for valid, one in on_way)
+                + (there[place] & ~(find.newest_valid & (find.newest == place)))
+                <= 1,
                 "a place is on its way to be sent again once, and not if it is not to be sent again",
             )
         m.d.comb += [
@@ -607,13 +620,13 @@ class Repeating(wiring.Component):
             # It gives what it has as soon as it can.
             Assert(queue.r_rdy | (level <= 1)),
             Assert(~sender.repeats | repeat.again),
-            # What was read of a place a cycle ago is so, unless it was found in that cycle.
+            # What was read of a place a cycle ago is so, unless it was marked in that cycle.
             Assert(
-                ~(found.valid & find.frames_read.data.there)
+                ~(found.valid & find.carrying.there)
                 | there[found.place]
-                | find.newest_valid & (find.newest == found.place)
+                | find.marked_valid & (find.marked == found.place)
             ),
-            Assert(~begun | ~found.valid),
+            Assert(~begun | ~(found.valid | find.newest_valid), "a place is written for one reason"),
             # Nothing is on its way when a new packet is begun.
             Assert(~(begun & ~offer.again) | ~Cat(valid for valid, _ in on_way).any()),
             Cover((queue.level != 0) & fetch.fetched & sender.repeats, "all are on their way"),
@@ -766,6 +779,8 @@ BROKEN = {
     "a packet is relayed before it is whole": ("relaying", "self.come & self.part.last & ~self.broken", "self.come"),
     "what was just found is begun anew": ("repeating", "pending = finding | self", "pending = self"),
     "a place is queued twice": ("repeating", "& ~(newest_valid & (newest == found.place))", ""),
+    "a place is queued again": ("repeating", "& ~(marked_valid & (marked == found.place))", ""),
+    "a place is begun while one is found": ("repeating", "looks.valid | finds.valid | found.valid, ", "looks.valid, "),
     "what is queued stays there": ("repeating", "frames_write.data.there.eq(begun)", "frames_write.data.there.eq(1)"),
     "there is always room for answers": ("requesting", "self.room.eq(answers.level < _ANSWERS)", "self.room.eq(1)"),
 }

@@ -66,7 +66,7 @@ class RetryPair(wiring.Component):
             Assume((self.cells != 0) & (self.cells <= p.longest)),
             put.eq(self.put & (following | sender.room[0])),
             sender.put.eq(put),
-            sender.cells.eq(length),
+            sender.cells[0].eq(length),
             sender.last.eq(Mux(following, left == 1, self.cells == 1)),
         ]
         with m.If(put & ~following):
@@ -104,6 +104,7 @@ class RetryPair(wiring.Component):
         packet = wire.valid & ~wire.behind
         got, got_length = colours("got"), lengths("got_length")
         m.d.comb += [
+            receiver.coming.cell.eq(send.payload.cell),
             receiver.asked.cell.eq(wire.cell),
             receiver.asked.cells.eq(wire.cells),
             receiver.store.eq(packet),
@@ -209,6 +210,8 @@ class RetryPair(wiring.Component):
             Assert(out.cell == Mux(reading, (count + read_length)[:bits], count)),
             Assert(~reading | (read_length != 0) & (read_length <= p.longest)),
             Assert((out.cells != 0) == receiver.ready[0]),
+            Assert(~packet | (receiver.is_ahead[0] == (ahead(wire.cell, out.cell) < size))),
+            Assert(~packet | (receiver.is_next[0] == (wire.cell == out.cell))),
             Assert(~gone.valid | reading & (gone.cell == (count & (size - 1)))),
             Assert(
                 ~receiver.ready[0]
@@ -300,12 +303,17 @@ BROKEN = {
         "old.cell.eq(self.tail[n] + index)",
     ),
     "what was passed on is sent as long as it was": ("valid.eq(offered & ~gone)", "valid.eq(offered)"),
-    "a packet is sent before it is whole": ("with m.If(self.last):", "with m.If(1):"),
+    "a packet is sent before it is whole": ("with m.If(self.last[n]):", "with m.If(1):"),
     "a packet that came before is taken again": (
-        "(packet.cell - self.next[n].cell)[: p.cell_bits] < p.cells[n]",
-        "(packet.cell - self.next[n].cell)[: p.cell_bits] <= p.cells[n]",
+        "(cell - next_cell)[: p.cell_bits] < p.cells[n]",
+        "(cell - next_cell)[: p.cell_bits] <= p.cells[n]",
     ),
-    "what is ready is written again": (" & ~is_ready[n]", ""),
+    "what is ready is written again": (" & ~(self.is_next & self.ready)", ""),
+    "what is taken is forgotten by the next": (
+        "Mux(takes, coming.cell == following, coming.cell == next_.cell)",
+        "coming.cell == next_.cell",
+    ),
+    "what may come is counted from what was the next": ("Mux(takes, *is_ahead)", "is_ahead[1]"),
     "any packet that comes is the next one": ("(asked.kind == n) & (asked.cell == following)", "(asked.kind == n)"),
     "a cell is passed on twice": ("stored & ~Mux(gone.valid, 1 << gone.cell, 0) | put", "stored | put"),
     "a count runs ahead": ("count.eq(count + self.passed.cells)", "count.eq(count + self.passed.cells + 1)"),
