@@ -406,8 +406,8 @@ class RetryReceiver(wiring.Component):
 
     A packet whose CRC is right is ``asked`` about: ``accept`` says in the same cycle whether it may be put into its
     cells, which are never those of a packet that is being read. To be quick with that, it has to know a cycle before
-    which one is ``coming``, if one is. The packet is ``stored`` when all of it is there; no other one may be asked about
-    in between. ``ready`` tells of each class, from the next cycle on, that its next packet is stored. It is taken, and
+    which one is ``coming``, if one is. It is ``stored`` when all of it is there; no other packet may be asked about in
+    between. ``ready`` tells of each class, from the next cycle on, that its next packet is stored. It is taken, and
     passed on when its cells have been read.
 
     Parameters
