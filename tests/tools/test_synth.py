@@ -1,6 +1,6 @@
 """Every block through Yosys: what it takes is what the baseline says, neither more nor less."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -59,3 +59,6 @@ def test_the_harness_keeps_every_bit_of_the_block(tmp_path, monkeypatch):
     ports = 4 * (16 + 1) + 1 + 4 + 16 + 1
     fold = 6 + 2 + 1
     assert cells["TRELLIS_FF"] == alone.ff + ports + fold
+    led = replace(block, part=replace(block.part, lead=1))
+    cells = synth.cells(*synth.netlist(led, harness=True))
+    assert cells["TRELLIS_FF"] == alone.ff + ports + fold + 1, "one more before the only shift register"
