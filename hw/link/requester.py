@@ -112,12 +112,16 @@ class Requester(wiring.Component):
         with m.If((self.lost & ~was_lost) | expired):
             m.d.sync += epoch.eq(epoch + 1)
 
-        # Runs of requests: one that may still grow, one that is offered, and one of reads that waits behind it. Their
-        # lines, less one, are ``more``.
+        # Runs of requests: one that may still grow, one request that does not belong to it and waits until it has left,
+        # and two runs that are offered one after the other. A run's lines, less one, are ``more``.
         place = {"op": Op, "target": 4, "window": 6, "offset": 26}
-        run = data.StructLayout({**place, "slot": Shape.cast(bits), "epoch": 2, "more": range(READ_LINES)})
-        growing, offered, behind = Signal(run), Signal(run), Signal(run)
-        grows, offers, waits, full = Signal(), Signal(), Signal(), Signal()
+        begun = {**place, "slot": Shape.cast(bits), "epoch": 2}
+        run = data.StructLayout({**begun, "more": range(READ_LINES)})
+        growing, other, new = Signal(run), Signal(data.StructLayout(begun)), Signal(data.StructLayout(begun))
+        grows, full, has_other, other_is_old = Signal(), Signal(), Signal(), Signal()
+        # Not ``has_other``, of another register: this one is for what is wide.
+        lone = Signal(init=1)
+        offers, waits, held = Signal(), Signal(), Signal()
         next_offset, follows, free_place, reads = Signal(26), Signal(), Signal(), Signal()
         leaves, at_once, went = Signal(), Signal(), Signal()
         waited, patient, hurries = Signal(range(PATIENCE)), Signal(), Signal()
@@ -125,59 +129,85 @@ class Requester(wiring.Component):
             m.d.sync += [waited.eq(0), hurries.eq(0)]
         with m.Elif(~hurries):
             m.d.sync += [waited.eq(waited + 1), hurries.eq(waited == PATIENCE - 2)]
+        m.d.sync += patient.eq(busy & (taken | ~(hurries | (waited == PATIENCE - 2))))
         m.d.comb += [
-            # The comparison is the slowest, so it comes last into everything.
+            *(new[name].eq(asked[name]) for name in place),
+            new.slot.eq(tail),
+            new.epoch.eq(epoch),
+            # The comparison is the slowest, so it comes last into everything, and whether a request is taken waits for
+            # no comparison.
             follows.eq(
                 (asked.op == growing.op)
                 & (asked.target == growing.target)
                 & (asked.window == growing.window)
                 & (asked.offset == next_offset)
             ),
-            patient.eq(busy & ~hurries),
             reads.eq(growing.op == Op.Read),
             free_place.eq(Mux(reads, ~waits, ~offers)),
             # It leaves when there is a place for it, and nothing belongs to it any more. What may still grow is offered
             # at once or not at all: it is soon known, for nothing is compared.
             leaves.eq(
-                grows & Mux(full | (self.i.valid & ~follows), free_place, ~offers & ~patient & ~(self.i.valid & free))
+                grows
+                & Mux(
+                    full | has_other | (self.i.valid & ~follows),
+                    free_place,
+                    ~offers & ~patient & ~(self.i.valid & free),
+                )
             ),
             at_once.eq(grows & reads & ~offers & (full | (~self.i.valid & ~patient))),
             went.eq(at_once & self.packet.ready),
-            self.i.ready.eq(free & (~grows | free_place | self.lost | (follows & ~full))),
+            # Lines to write of two whole packets are all that there is room for.
+            held.eq(offers & full & ~reads),
+            self.i.ready.eq(free & (self.lost | ~(has_other | held))),
             taken.eq(self.i.valid & self.i.ready),
         ]
-        m.d.sync += grows.eq(~self.lost & (taken | (grows & ~leaves)))
+        another = ~self.lost & Mux(has_other, ~leaves, taken & grows & ~(follows & ~full) & ~free_place)
+        m.d.sync += [
+            grows.eq(~self.lost & (taken | has_other | (grows & ~leaves))),
+            has_other.eq(another),
+            lone.eq(~another),
+        ]
         with m.If(taken):
             m.d.sync += tail.eq(tail + 1)
         with m.If(~grows | taken):
             # Also the place of what begins, or what it goes on with.
             m.d.sync += next_offset.eq(asked.offset + 1)
+        with m.If(~has_other):
+            m.d.sync += other.eq(new)
         with m.If(~grows | leaves):
             m.d.sync += [
-                *(growing[name].eq(asked[name]) for name in ("op", "target", "window", "offset")),
-                growing.slot.eq(tail),
-                growing.epoch.eq(epoch),
+                Cat(growing[name] for name in begun).eq(Mux(has_other, other.as_value(), new.as_value())),
                 growing.more.eq(0),
-                full.eq(0),
+                full.eq(has_other & other_is_old),
             ]
-        with m.Elif(taken):
+        with m.Elif(taken & follows & ~full):
             most = Mux(growing.op == Op.Write, LINES_MAX, READ_LINES)
             m.d.sync += [growing.more.eq(growing.more + 1), full.eq(growing.more == most - 2)]
-        with m.If(expired & (taken | (grows & ~leaves))):
-            # Nothing joins what is not waited for.
+        # Nothing joins what is not waited for.
+        with m.If(expired & (taken | has_other | (grows & ~leaves))):
             m.d.sync += full.eq(1)
+        with m.If(expired):
+            m.d.sync += other_is_old.eq(1)
+        with m.Elif(~has_other):
+            m.d.sync += other_is_old.eq(0)
 
-        # A read's packet may be offered right away; that of a write when it is whole.
-        now, first, last = Signal(run), Signal(init=1), Signal()
-        part, body, writes = self.packet.payload, Signal(RequestBody), Signal()
+        # A read's packet may be offered right away; that of a write when it is whole. Of the two runs the one in `front`
+        # is offered; a place that is not in use holds what grows, so that who takes a packet moves no run.
+        runs, front, sent = [Signal(run, name=f"run{n}") for n in range(2)], Signal(), Signal(range(LINES_MAX))
+        for n, one in enumerate(runs):
+            with m.If(~Mux(front == n, offers, waits)):
+                m.d.sync += one.eq(growing)
+        offered, now, last, writes = Signal(run), Signal(run), Signal(), Signal()
+        part, body = self.packet.payload, Signal(RequestBody)
         m.d.comb += [
+            offered.eq(Mux(front, runs[1].as_value(), runs[0].as_value())),
             now.eq(Mux(offers, offered.as_value(), growing.as_value())),
             writes.eq(now.op == Op.Write),
-            last.eq(~writes | (offered.more == 0)),
+            last.eq(~writes | (offered.more == sent)),
             self.packet.valid.eq((offers | at_once) & ~self.lost),
             body.window.eq(now.window),
             body.offset.eq(now.offset),
-            part.first.eq(first),
+            part.first.eq(sent == 0),
             part.last.eq(last),
             part.has_body.eq(1),
             part.has_line.eq(writes),
@@ -191,31 +221,26 @@ class Requester(wiring.Component):
             part.head.epoch.eq(now.epoch),
             part.body.eq(body),
         ]
-        with m.If(~waits):
-            m.d.sync += behind.eq(growing)
         with m.If(~offers):
-            m.d.sync += [offers.eq(leaves & ~went), offered.eq(growing)]
+            m.d.sync += offers.eq(leaves & ~went)
         with m.Elif(self.packet.ready & last):
-            following = Mux(waits, behind.as_value(), growing.as_value())
-            m.d.sync += [offers.eq(waits | leaves), waits.eq(0), offered.eq(following), first.eq(1)]
+            m.d.sync += [offers.eq(waits | leaves), waits.eq(0), front.eq(~front), sent.eq(0)]
         with m.Else():
-            m.d.sync += waits.eq(waits | leaves)
-            with m.If(self.packet.ready):
-                m.d.sync += [first.eq(0), offered.more.eq(offered.more - 1)]
+            m.d.sync += [waits.eq(waits | leaves), sent.eq(sent + self.packet.ready)]
         with m.If(self.lost):
-            m.d.sync += [offers.eq(0), waits.eq(0), first.eq(1)]
-        self._lines(m, taken, offers & writes, offers & full & ~reads)
+            m.d.sync += [offers.eq(0), waits.eq(0), sent.eq(0)]
+        self._lines(m, taken, offers & writes, held | ~lone)
         self._answer(m, epoch, tail, taken, free, busy, expired)
         return m
 
     def _lines(self, m, taken, offers, held):
-        """The lines to write of the run that grows and of the one that is offered: never more than two packets have."""
+        """The lines to write of the runs: never more than two packets have."""
         m.submodules.lines = lines = memory.Memory(shape=512, depth=2 * LINES_MAX, init=[])
         put, get = lines.write_port(), lines.read_port(domain="comb")
         asked = self.i.payload
         m.d.comb += [
             put.data.eq(asked.data),
-            # Until a line is taken, its place may be written with anything; when both are full there is none.
+            # Until a line is taken, its place may be written with anything; while none may be taken there may be none.
             put.en.eq(~held),
             self.packet.payload.line.eq(get.data),
         ]
@@ -326,8 +351,8 @@ class Requester(wiring.Component):
             used.eq(Mux(taken, Mux(gives, used, used + 1), Mux(gives, used - 1, used))),
             waits.eq(still),
             free.eq(gives | (free & ~(taken & (used == self.slots - 1)))),
-            busy.eq(used >= self.slots // 2 + READ_LINES),
         ]
+        m.d.comb += busy.eq(used >= self.slots // 2 + READ_LINES)
         # The oldest one waits for the first time, or still.
         waited = Signal(self.answer_bits)
         m.d.sync += [

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 from amaranth.hdl import *
-from amaranth.lib import fifo, memory, stream, wiring
+from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import exact_log2
 
@@ -434,15 +434,18 @@ class Requesting(wiring.Component):
                 part.eq(self.part),
             ]
 
-        # Lines to write: of the run that grows and of the one that is offered.
-        growing, offered = (
-            Mux(is_there & (run.op == Op.Write), run.more + 1, 0)
-            for is_there, run in ((ask.grows, ask.growing), (ask.offers, ask.offered))
+        # Lines to write: of the run that grows, the request that waits for it to leave, and the run that is offered.
+        behind = data.View(ask.growing.shape(), Mux(ask.front, *(run.as_value() for run in ask.runs)))
+        writes = ask.offers & (ask.offered.op == Op.Write)
+        live_lines = (
+            Mux(ask.grows & (ask.growing.op == Op.Write), ask.growing.more + 1, 0),
+            ask.has_other & (ask.other.op == Op.Write),
+            Mux(writes, ask.offered.more + 1 - ask.sent, 0),
         )
         live, size = Signal(range(32)), lines.lines.depth
         most = Mux(ask.growing.op == Op.Write, packet.LINES_MAX, requester_module.READ_LINES)
         m.d.comb += [
-            live.eq(growing + offered),
+            live.eq(reduce(add, live_lines)),
             Assert(~lines.put.en | (live < size), "no line is overwritten that is to be sent"),
             Assert(
                 ~(ask.taken & (ask.asked.op == Op.Write) & ~requester.lost) | lines.put.en,
@@ -450,8 +453,11 @@ class Requesting(wiring.Component):
             ),
             Assert((lines.put.addr - lines.get.addr - live)[: len(lines.put.addr)] == 0),
             Assert(~ask.grows | (ask.growing.more < most) & (ask.full | (ask.growing.more != most - 1))),
-            Assert(~ask.offers | (ask.offered.op == Op.Read) | (ask.offered.more < packet.LINES_MAX)),
-            Assert(~ask.waits | ask.offers & (ask.behind.op == Op.Read)),
+            Assert(~ask.has_other | ask.grows),
+            Assert(ask.lone == ~ask.has_other),
+            Assert(~writes | (ask.offered.more < packet.LINES_MAX) & (ask.sent <= ask.offered.more)),
+            Assert(writes | (ask.sent == 0)),
+            Assert(~ask.waits | ask.offers & (behind.op == Op.Read)),
             Cover(live == size, "lines of two packets"),
         ]
 
