@@ -579,3 +579,33 @@ async def gives_up_what_is_not_answered(dut, stalls):
         if answer.op == Op.Read and status is MemoryStatus.Ok:
             assert answer.data == request["data"], f"{request}"
     assert unheard > 5 and 5 < failed < len(requests) / 2, f"{unheard} packets unheard, {failed} requests failed"
+
+
+@cocotb.test()
+async def gives_up_what_has_not_left(dut):
+    """Packets that nobody took go later, of an older epoch; to the last of these, which waited, nothing is added."""
+    bench = RequesterBench(dut, DUTS)
+    if bench.name != "hasty":
+        return
+    limit = 1 << bench.component.answer_bits
+    # One run is offered, and one grows; one of reads waits between them.
+    for op, runs in ((Op.Read, 3), (Op.Write, 2)):
+        await bench.start()
+        dut.packet__ready.value = 0
+        offsets = [10 * n for n in range(runs + 1)]
+        requests = [request for offset in offsets for request in run_of(op, 1, offset=offset)]
+        await bench.within(20, bench.send("i", requests))
+        answers = await bench.within(2 * limit, bench.receive("o", len(offsets)))
+        assert all(MemoryStatus(answer.status) is MemoryStatus.Failed for answer in answers)
+        assert not dut.i__ready.value, f"one more than {runs} {op.name} packets is taken"
+        bench.asked.append(Asked(await bench.within(20, bench.receive("packet", 1))))
+        # A read is taken now; a write only when one more packet has left, as if those that wait were whole.
+        sending = cocotb.start_soon(bench.send("i", run_of(op, 1, offset=offsets[-1] + 1)))
+        await bench.cycles(5)
+        assert sending.done() == (op is Op.Read)
+        listening = cocotb.start_soon(bench.listen())
+        await bench.cycles(3 * PATIENCE)
+        listening.cancel()
+        epoch = bench.asked[0].epoch
+        found = [(asked.offset, asked.lines, (asked.epoch - epoch) % 4) for asked in bench.asked]
+        assert found == [(offset, 1, 0) for offset in offsets] + [(offsets[-1] + 1, 1, 1)], f"{op.name}: {found}"
