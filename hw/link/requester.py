@@ -191,8 +191,8 @@ class Requester(wiring.Component):
         with m.Elif(~has_other):
             m.d.sync += other_is_old.eq(0)
 
-        # A read's packet may be offered right away; that of a write when it is whole. Of the two runs the one in `front`
-        # is offered; a place that is not in use holds what grows, so that who takes a packet moves no run.
+        # A read's packet may be offered right away; that of a write when it is whole. Of the two runs the one in
+        # ``front`` is offered; a place that is not in use holds what grows, so that who takes a packet moves no run.
         runs, front, sent = [Signal(run, name=f"run{n}") for n in range(2)], Signal(), Signal(range(LINES_MAX))
         for n, one in enumerate(runs):
             with m.If(~Mux(front == n, offers, waits)):

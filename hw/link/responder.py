@@ -96,27 +96,31 @@ class Responder(wiring.Component):
         m.submodules.parts = parts = memory.Memory(shape=_ASKED, depth=PARTS, init=[])
         put, get = parts.write_port(), parts.read_port(domain="comb")
         there, goes, level = Signal(), Signal(), Signal(range(PARTS + 1))
+        # What the level says, for what is wide: whether the part behind the oldest one is what comes; and nothing fits.
+        passes, full = Signal(init=1), Signal()
         # The oldest one is in a register as well: the memory gives the one behind it.
         new, part, second = put.data, Signal(_ASKED, reset_less=True), Signal.like(get.addr, init=1)
         m.d.comb += [
             *(new[name].eq(self.part[name]) for name in ("first", "last", "has_line", "body", "line")),
             *(new.head[name].eq(self.part.head[name]) for name in _OF_HEAD),
             # Until a part comes, its place may be written with anything.
-            put.en.eq(level != PARTS),
+            put.en.eq(~full),
             get.addr.eq(second),
         ]
         m.d.sync += [put.addr.eq(put.addr + self.come), second.eq(second + goes)]
         # Whether what is offered is the last of its part, or, before the first of a part, will be.
         following, final, last_but_one = Signal(_ASKED), Signal(), Signal()
-        m.d.comb += following.eq(Mux(level <= 1, new.as_value(), get.data.as_value()))
+        m.d.comb += following.eq(Mux(passes, new.as_value(), get.data.as_value()))
         with m.If(goes | ~there):
             m.d.sync += [part.eq(following), final.eq(following.has_line | (following.head.first == 0))]
         with m.Elif(taken):
             m.d.sync += final.eq(last_but_one)
         with m.If(self.come & ~goes):
             m.d.sync += [level.eq(level + 1), there.eq(1), self.room.eq(level < PARTS - ROOM)]
+            m.d.sync += [passes.eq(level == 0), full.eq(level == PARTS - 1)]
         with m.Elif(goes & ~self.come):
             m.d.sync += [level.eq(level - 1), there.eq(level != 1), self.room.eq(level <= PARTS - ROOM + 1)]
+            m.d.sync += [passes.eq(level <= 2), full.eq(0)]
         with m.Else():
             m.d.sync += self.room.eq(level <= PARTS - ROOM)
 
@@ -161,7 +165,7 @@ class Responder(wiring.Component):
             m.d.sync += note.addr.eq(note.addr + 1)
         with m.If(self.lost):
             waits = request.valid & ~request.ready
-            m.d.sync += [there.eq(waits), void.eq(waits), level.eq(waits), note.addr.eq(0)]
+            m.d.sync += [there.eq(waits), void.eq(waits), level.eq(waits), note.addr.eq(0), passes.eq(1), full.eq(0)]
             m.d.sync += put.addr.eq(second)
             with m.If(~waits):
                 m.d.sync += [second.eq(second + 1), amid.eq(0), quarter.eq(0)]
