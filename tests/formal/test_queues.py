@@ -327,6 +327,9 @@ class Responding(wiring.Component):
             Assert(responder.room | (ask.level <= responder_module.PARTS - ROOM + 1 + given)),
             Assert(~responder.room | (ask.level <= responder_module.PARTS - ROOM)),
             Assert(ask.there == (ask.level != 0)),
+            Assert(ask.passes == (ask.level <= 1)),
+            Assert(ask.level <= responder_module.PARTS),
+            Assert(ask.full == (ask.level == responder_module.PARTS)),
             Assert((ask.put.addr - ask.second + 1 - ask.level)[: len(ask.put.addr)] == 0),
             Cover(ask.level == responder_module.PARTS - ROOM + 1 + GIVEN, "as many parts wait as may"),
         ]
