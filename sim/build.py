@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import cocotb_tools.config
-from amaranth.back import verilog
 from cocotb_tools import runner as cocotb_runner
 
 import tessera.golden
 import tessera.hw
 from tessera.hw.lib.streams import Instruments, instrumented
 from tessera.hw.models.storage import STORAGE_VERILOG
+from tessera.sim.convert import to_verilog
 
 __all__ = [
     "NO_GROUPS",
@@ -141,7 +141,7 @@ def elaborate(
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():
             with instrumented(instruments):
-                text = verilog.convert(make(), name=name, emit_src=src, strip_internal_attrs=not src)
+                text = to_verilog(make(), name=name, emit_src=src, strip_internal_attrs=not src)
             partial = kept.with_suffix(".part")
             # `always @*` with nothing to wait for never runs: a part of a signal that is constant would stay 0.
             partial.write_text(re.sub(r"always @\*(\n[^\n;=]+ = \d+'[bdh][0-9a-f]+;\n)", r"always_comb\1", text))

@@ -28,10 +28,10 @@ from pathlib import Path
 from types import FrameType, ModuleType, SimpleNamespace
 from typing import Any
 
-from amaranth.back import rtlil
 from amaranth.hdl import ClockDomain, Elaboratable, Fragment, Module, Value
 
 from tessera.sim.build import BuildError, build_folder, locked
+from tessera.sim.convert import to_rtlil
 
 __all__ = ["Opened", "Verdict", "bounded", "broken", "covered", "proven"]
 
@@ -125,7 +125,7 @@ def _netlist(component: Any) -> str:
     m.domains.sync = sync
     m.submodules.component = component
     ports = [Value.cast(value) for _, _, value in component.signature.flatten(component)]
-    return rtlil.convert(m, ports=[sync.clk, *ports], name="top").replace(f"{ROOT}/", "")
+    return to_rtlil(m, ports=[sync.clk, *ports], name="top").replace(f"{ROOT}/", "")
 
 
 def _model(component: Any) -> str:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from amaranth.back import rtlil
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +43,7 @@ from tessera.sim.build import (
     locked,
     read_results,
 )
+from tessera.sim.convert import to_rtlil
 
 __all__ = [
     "MUTANTS",
@@ -160,7 +160,7 @@ def mutated(block: str, dut: str, *, count: int = MUTANTS, seed: int = 1) -> Mut
     with locked(folder / f"{digest}.lock"):
         if not (folder / f"{digest}.v").exists():
             with instrumented(Instruments(checkers=True)):
-                text = rtlil.convert(entry.simulated(), name="top")
+                text = to_rtlil(entry.simulated(), name="top")
             (folder / f"{digest}.il").write_text(text.replace(f"{ROOT}/", ""))
             _yosys(listing.format(name=digest), folder / f"{digest}.log")
             lines = (folder / f"{digest}.candidates").read_text().splitlines()

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from amaranth.back import rtlil
 from amaranth.hdl import Cat, DomainRenamer, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -36,6 +35,7 @@ from rich.table import Table
 from tessera.hw.config import ddr4_3200aa
 from tessera.hw.engine import EngineKind
 from tessera.sim.build import BuildError, build_folder, locked, source_hash
+from tessera.sim.convert import to_rtlil
 
 __all__ = ["BLOCKS", "Block", "Counts", "Placement", "cells", "count", "netlist", "place", "without_sources"]
 
@@ -225,7 +225,7 @@ def netlist(block: Block, *, harness: bool = False) -> tuple[str, str]:
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():
             component = block.component()
-            text = rtlil.convert(Harness(component, lead) if harness else component, name="top")
+            text = to_rtlil(Harness(component, lead) if harness else component, name="top")
             partial = kept.with_suffix(".part")
             partial.write_text(text.replace(f"{ROOT}/", ""))
             partial.replace(kept)
