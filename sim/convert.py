@@ -1,7 +1,7 @@
-"""From Amaranth to RTLIL and Verilog, in half of the time.
+"""From Amaranth to RTLIL and Verilog, without looking at each net again and again.
 
 Whenever Amaranth makes or slices a value of a netlist, it looks at each net in it. For each field that is read of a
-structure of hundreds of bits all of it is sliced, and so most of the time went there. What is written is the same.
+structure of hundreds of bits all of it is sliced, and so much time goes there. What is written is the same.
 """
 
 from __future__ import annotations
