@@ -26,7 +26,7 @@ def _remainder(bits, zeros=0):
     columns = [1]
     for _ in range(zeros + len(bits)):
         columns.append(columns[-1] >> 1 ^ (_POLYNOMIAL if columns[-1] & 1 else 0))
-    columns = columns[: -len(bits) - 1 : -1]
+    bits, columns = list(bits), columns[: -len(bits) - 1 : -1]
     remainder = []
     for first in range(0, 32, 4):
         groups = [[bit for bit, column in zip(bits, columns) if column >> first & 15 == which] for which in range(16)]
