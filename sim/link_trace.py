@@ -60,12 +60,14 @@ class Chip:
     """Packets sent again, so far."""
 
 
-def words(blocks: Iterator[tuple[bool, bool, list[int]]]) -> Iterator[list[str]]:
-    """What the words of blocks of one lane are, each told as: it is a marker, it is of a stripe, its words."""
+def words(blocks: Iterator[tuple[bool, bool, bool, list[int]]]) -> Iterator[list[str]]:
+    """What the words of blocks of one lane are, each told as: it is a marker, it is of a stripe, its ``start``, its
+    words."""
     left, what = 0, ""
     seen: set[tuple[int, int]] = set()
-    for marker, taken, content in blocks:
-        if marker or not taken:
+    for marker, taken, start, content in blocks:
+        # One of filling may stand amid a packet.
+        if marker or not taken or (start and content[0] == FILL):
             yield ["marker" if marker else "filling"] * BLOCK_WORDS
             continue
         kinds: list[str] = []
@@ -125,7 +127,7 @@ def _chip(wave: VCDVCD, n: int) -> Chip:
     sender = TRACED.format(n=n)
     content = values(f"{sender}.i__payload")
     blocks = (
-        (bool(marker), bool(taking), [block >> 1 + 32 * k & 0xFFFFFFFF for k in range(BLOCK_WORDS)])
+        (bool(marker), bool(taking), bool(block & 1), [block >> 1 + 32 * k & 0xFFFFFFFF for k in range(BLOCK_WORDS)])
         for marker, taking, block in zip(values(f"{sender}.marker"), values(f"{sender}.taking"), content)
     )
     counts = [LinkCounts.from_bits(value) for value in values(f"{PORTS}.counts{n}")]

@@ -39,13 +39,14 @@ class PassingQueue(wiring.Component):
         m.submodules.storage = storage = memory.Memory(shape=self.shape, depth=self.depth, init=[])
         write, read = storage.write_port(), storage.read_port(domain="comb")
         level, put, get = Signal(range(self.depth + 1)), Signal(), Signal()
-        empty, alone = Signal(init=1), Signal(init=1)
+        # Of one meaning; the second is for what is wide.
+        empty, holds, alone = Signal(init=1), Signal(), Signal(init=1)
         # The oldest is in the memory too; `second` is the place of the one behind it.
         oldest, second = Signal(Shape.cast(self.shape).width, reset_less=True), Signal.like(read.addr, init=1)
         m.d.comb += [
             self.i.ready.eq(level != self.depth),
             self.o.valid.eq(~empty | self.i.valid),
-            self.o.payload.eq(Mux(empty, Value.cast(self.i.payload), oldest)),
+            self.o.payload.eq(Mux(holds, oldest, Value.cast(self.i.payload))),
             put.eq(self.i.valid & self.i.ready & ~(empty & self.o.ready)),
             get.eq(~empty & self.o.ready),
             write.en.eq(put),
@@ -59,6 +60,7 @@ class PassingQueue(wiring.Component):
         m.d.sync += [
             level.eq(following),
             empty.eq(following == 0),
+            holds.eq(following != 0),
             alone.eq(following <= 1),
             write.addr.eq(write.addr + put),
             second.eq(second + get),

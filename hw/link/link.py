@@ -189,7 +189,7 @@ class Link(wiring.Component):
                 "node": In(4),
                 "peer": Out(4),
                 "state": Out(LinkState),
-                "lost": Out(1),
+                "lost": Out(1, init=1),
                 "counts": Out(LinkCounts),
                 "lanes_o": Out(bits),
                 "lanes_i": In(bits),
@@ -203,8 +203,12 @@ class Link(wiring.Component):
         m.submodules.sender = sender = LanesSender(p.lanes)
         m.submodules.receiver = receiver = LanesReceiver(p.lanes, p.settle)
         m.submodules.training = training = Training(p.lanes, p.give_up)
-        packets = _Packets(p)
-        m.submodules.packets = ResetInserter(training.renew)(packets)
+        packets, forget = _Packets(p), Signal(init=1)
+        # All is forgotten a cycle after it is known that it must be, and by a reset of its own: that reaches far.
+        m.domains.packets = forgotten = ClockDomain("packets", local=True)
+        m.d.comb += [forgotten.clk.eq(ClockSignal()), forgotten.rst.eq(forget)]
+        m.d.sync += [forget.eq(training.renew), self.lost.eq(training.lost)]
+        m.submodules.packets = DomainRenamer("packets")(packets)
         for n in range(CLASSES):
             # No joint: it is withdrawn when all is forgotten.
             i, packets_i = getattr(self, f"i{n}"), getattr(packets, f"i{n}")
@@ -235,11 +239,10 @@ class Link(wiring.Component):
             packets.room.eq(self.room),
             self.peer.eq(receiver.told.node),
             self.state.eq(training.state),
-            self.lost.eq(training.lost),
         ]
         for name in ("losses", "training", "active", "dead"):
             m.d.comb += getattr(self.counts, name).eq(getattr(training, name))
-        # What is to be sent follows what is heard a cycle later, and so do counts what they count: none is in a hurry.
+        # What is to be sent follows what is heard a cycle later, and counts what they count two: none is in a hurry.
         m.d.sync += sender.wanted.eq(training.wanted)
         for count, event in (
             (self.counts.sent, packets.begun),
@@ -251,6 +254,6 @@ class Link(wiring.Component):
             (self.counts.sessions, training.renew),
             *((self.counts.stalls[n], packets.stalled[n]) for n in range(CLASSES)),
         ):
-            happened = Signal.like(event, name="happened")
-            m.d.sync += [happened.eq(event), count.eq(count + happened)]
+            happened, counted = (Signal.like(event, name=name) for name in ("happened", "counted"))
+            m.d.sync += [happened.eq(event), counted.eq(happened), count.eq(count + counted)]
         return m

@@ -4,7 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.link.packet import BLOCK_WORDS, FILL, PART_WORDS_MAX, CheckedPart, stripe
+from tessera.hw.link.packet import BLOCK_WORDS, FILL, PART_WORDS_MAX, PartWords, stripe
 
 __all__ = ["UNALIGNED", "Packer"]
 
@@ -40,7 +40,7 @@ class Packer(wiring.Component):
     used : :py:`In(range(lanes + 1))`
         1, 2 or 4: lanes in use of what is offered in the next cycle. A packet may begin on some and end on others.
         0 leaves it as it is.
-    i : :py:`In(stream.Signature(CheckedPart))`
+    i : :py:`In(stream.Signature(PartWords))`
         Packets, each without a part of another one in between.
     o : :py:`Out(stream.Signature(stripe(lanes)))`
         Always valid. It stays the same until it is taken, or ``used`` changes. What the blocks of lanes not in use hold
@@ -53,21 +53,24 @@ class Packer(wiring.Component):
         super().__init__(
             {
                 "used": In(range(lanes + 1)),
-                "i": In(stream.Signature(CheckedPart)),
+                "i": In(stream.Signature(PartWords)),
                 "o": Out(stream.Signature(shape)),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        part, stripes = self.i.payload.part, range(self.lanes.bit_length())
+        part, stripes = self.i.payload, range(self.lanes.bit_length())
         # Blocks that stay when one stripe of those held is taken, and behind them a part.
         stay_blocks = 2 if self.lanes == 1 else self.lanes
         held_blocks = stay_blocks // self.lanes + 1
         most = BLOCK_WORDS * stay_blocks - 1 + PART_WORDS_MAX
         size = -(-most // BLOCK_WORDS)
         # Those of column 0 with the block's start.
-        rows = [[Signal(32 + (k == 0), name=f"word{n}_{k}") for k in range(BLOCK_WORDS)] for n in range(size)]
+        rows = [
+            [Signal(32 + (k == 0), name=f"word{n}_{k}", reset_less=True) for k in range(BLOCK_WORDS)]
+            for n in range(size)
+        ]
         # Of the words held: whole blocks, and words behind these.
         blocks, rest = Signal(range(size)), Signal(range(BLOCK_WORDS))
         ended, unaligned = Signal(init=1), Signal(range(UNALIGNED + 1))
@@ -168,13 +171,9 @@ class Packer(wiring.Component):
 
     def _columns(self, m, first, turn):
         """The words of the part that comes, by columns, if its first one is in column ``turn``: three of each."""
-        part, crc = self.i.payload.part, self.i.payload.crc
-        tail = Cat(Mux(part.has_line, part.line[:32], crc), part.line[32:], crc)
-        head, body = Value.cast(part.head), part.body
         rows = []
-        come = Mux(first, Mux(part.has_body, Cat(head, body, tail), Cat(head, tail)), tail)
         for at in range(0, PART_WORDS_MAX, BLOCK_WORDS):
-            words = [come[32 * n : 32 * n + 32] for n in range(at, min(at + BLOCK_WORDS, PART_WORDS_MAX))]
+            words = [self.i.payload.words[n] for n in range(at, min(at + BLOCK_WORDS, PART_WORDS_MAX))]
             size = len(words)
             for n in range((size - 1).bit_length()):
                 turned = [Signal(32, name=f"turned{at}_{n}_{k}") for k in range(size)]

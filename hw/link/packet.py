@@ -16,10 +16,12 @@ __all__ = [
     "Head",
     "Kind",
     "Part",
+    "PartWords",
     "RequestBody",
     "StatusHead",
     "decode_form",
     "form_code",
+    "part_words",
     "stripe",
 ]
 
@@ -119,6 +121,43 @@ class CheckedPart(data.Struct):
 
     part: Part
     crc: 32
+
+
+class PartWords(data.Struct):
+    """A :class:`Part` as its words, in order, the CRC behind its packet's last ones."""
+
+    first: 1
+    last: 1
+    has_body: 1
+    """Of no meaning unless ``first``."""
+    has_line: 1
+    words: data.ArrayLayout(32, PART_WORDS_MAX)
+    """Behind those that it has, any."""
+
+
+def part_words(part):
+    """The words of a :class:`Part` where :class:`PartWords` has them; and by place, whether the CRC belongs there if it
+    is its packet's last one."""
+    head, body, line = ([*_words(field)] for field in (part.head, part.body, part.line))
+    with_body, without = part.first & part.has_body, part.first & ~part.has_body
+    words = []
+    for n in range(PART_WORDS_MAX):
+        contents = [*head, *body, *line, C(0, 32)], [*head, *line], line
+        a, b, c = (content[n] if n < len(content) else None for content in contents)
+        words.append(a if b is None else Mux(with_body, a, b if c is None else Mux(without, b, c)))
+    ends = {
+        len(head): without & ~part.has_line,
+        len(head + body): with_body & ~part.has_line,
+        len(line): ~part.first,
+        len(head + line): without & part.has_line,
+        len(head + body + line): with_body & part.has_line,
+    }
+    return words, ends
+
+
+def _words(field):
+    bits = Value.cast(field)
+    return (bits[n : n + 32] for n in range(0, len(bits), 32))
 
 
 class Block(data.Struct):

@@ -17,9 +17,9 @@ PARTS = 16
 """Parts of requests that may wait."""
 _OF_HEAD = {"source": 4, "tag": 8, "first": 4, "epoch": 2}
 _ASKED = data.StructLayout(
-    {"first": 1, "last": 1, "has_line": 1, "head": data.StructLayout(_OF_HEAD), "body": RequestBody, "line": 512}
+    {"first": 1, "last": 1, "has_line": 1, "head": data.StructLayout(_OF_HEAD), "body": RequestBody}
 )
-"""What of the part of a request is looked at."""
+"""What of the part of a request is looked at, but its line."""
 _GROUP = data.StructLayout({"op": Op, "source": 4, "epoch": 2, "tag": 8, "ends": 1})
 """Of a line that the memory was asked for: whose it is, and whether it ends a packet."""
 _ANSWER = data.StructLayout(
@@ -94,20 +94,29 @@ class Responder(wiring.Component):
     def _ask(self, m, note, room, taken, void):
         """Parts of requests, one by one, out of a queue."""
         m.submodules.parts = parts = memory.Memory(shape=_ASKED, depth=PARTS, init=[])
+        m.submodules.asked_lines = lines = memory.Memory(shape=512, depth=PARTS, init=[])
         put, get = parts.write_port(), parts.read_port(domain="comb")
+        put_line, get_line = lines.write_port(), lines.read_port(domain="comb")
         there, goes, level = Signal(), Signal(), Signal(range(PARTS + 1))
         # What the level says, for what is wide: whether the part behind the oldest one is what comes; and nothing fits.
         passes, full = Signal(init=1), Signal()
-        # The oldest one is in a register as well: the memory gives the one behind it.
+        # The oldest one is in a register as well: the memory gives the one behind it. Its line comes out of the memory.
         new, part, second = put.data, Signal(_ASKED, reset_less=True), Signal.like(get.addr, init=1)
         m.d.comb += [
-            *(new[name].eq(self.part[name]) for name in ("first", "last", "has_line", "body", "line")),
+            *(new[name].eq(self.part[name]) for name in ("first", "last", "has_line", "body")),
             *(new.head[name].eq(self.part.head[name]) for name in _OF_HEAD),
             # Until a part comes, its place may be written with anything.
             put.en.eq(~full),
             get.addr.eq(second),
+            put_line.en.eq(put.en),
+            put_line.addr.eq(put.addr),
+            put_line.data.eq(self.part.line),
         ]
-        m.d.sync += [put.addr.eq(put.addr + self.come), second.eq(second + goes)]
+        m.d.sync += [
+            put.addr.eq(put.addr + self.come),
+            second.eq(second + goes),
+            get_line.addr.eq(get_line.addr + goes),
+        ]
         # Whether what is offered is the last of its part, or, before the first of a part, will be.
         following, final, last_but_one = Signal(_ASKED), Signal(), Signal()
         m.d.comb += following.eq(Mux(passes, new.as_value(), get.data.as_value()))
@@ -138,7 +147,7 @@ class Responder(wiring.Component):
             request.payload.op.eq(Mux(writes, Op.Write, Op.Read)),
             request.payload.window.eq(now.window),
             request.payload.offset.eq(now.offset),
-            request.payload.data.eq(part.line),
+            request.payload.data.eq(get_line.data),
             taken.eq(request.valid & request.ready),
             done.eq(final | void),
             last_but_one.eq(now.first == 1),
@@ -168,7 +177,7 @@ class Responder(wiring.Component):
             m.d.sync += [there.eq(waits), void.eq(waits), level.eq(waits), note.addr.eq(0), passes.eq(1), full.eq(0)]
             m.d.sync += put.addr.eq(second)
             with m.If(~waits):
-                m.d.sync += [second.eq(second + 1), amid.eq(0), quarter.eq(0)]
+                m.d.sync += [second.eq(second + 1), get_line.addr.eq(second), amid.eq(0), quarter.eq(0)]
         observe(m, request)
 
     def _count(self, m, oldest, room, taken, void, gone):
@@ -260,19 +269,19 @@ class Responder(wiring.Component):
             m.d.sync += index.eq(Mux(last, 0, index + 1))
 
         # Until a line is shown it is read again and again, then the next one when it goes.
-        at_line, reads = Signal(range(self.lines)), Signal()
+        at_line, behind_it, reads = Signal(range(self.lines)), Signal(range(self.lines), init=1), Signal()
         m.d.comb += [
             reads.eq(shown & entry.lined),
             put_line.data.eq(response.payload.data),
             put_line.en.eq(comes),
-            get_line.addr.eq(at_line + reads),
+            get_line.addr.eq(Mux(reads, behind_it, at_line)),
         ]
         with m.If(~reads | ~crowded):
             m.d.sync += line.eq(get_line.data)
         with m.If(comes & came.lined & ~(direct & step)):
             m.d.sync += put_line.addr.eq(put_line.addr + 1)
         with m.If(reads & step):
-            m.d.sync += at_line.eq(at_line + 1)
+            m.d.sync += [at_line.eq(behind_it), behind_it.eq(behind_it + 1)]
 
         now, goes = Signal(_OFFERED), Signal()
         m.d.comb += [
@@ -287,6 +296,7 @@ class Responder(wiring.Component):
         with m.If(self.lost):
             m.d.sync += [register.eq(0) for register in (holds, some, shown, level, index, gone)]
             m.d.sync += [address.eq(0) for address in (put.addr, get.addr, put_line.addr, at_line)]
+            m.d.sync += behind_it.eq(1)
 
     def _offer(self, m, now, goes, step, crowded):
         """Two parts, in a memory: who takes them moves an address, which is quick, and no line.

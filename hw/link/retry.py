@@ -15,6 +15,9 @@ from tessera.hw.lib.turns import one_of
 
 __all__ = ["RetryParameters", "RetryReceiver", "RetrySender"]
 
+_LOOKED_FOR = 4
+"""Cycles for which a packet is looked for that may have to be sent again."""
+
 
 @dataclass(frozen=True)
 class RetryParameters:
@@ -33,7 +36,8 @@ class RetryParameters:
     again : int
         Frames after which a loss is told a second time; less than ``history``.
     timeout_bits : int
-        A class that does not move for ``2 ** timeout_bits`` to twice as many cycles has its oldest packet sent again.
+        A class that does not move for ``2 ** timeout_bits`` to twice as many cycles has its oldest packet sent again;
+        these are more than it takes to look for one of each class.
     """
 
     cells: tuple[int, ...]
@@ -54,6 +58,10 @@ class RetryParameters:
             raise ValueError(f"history is {self.history}; 2 to {1 << (self.frame_bits - 2)} expected")
         if not 1 <= self.again < self.history:
             raise ValueError(f"again is {self.again}; 1 to {self.history - 1} expected")
+        # Nothing is begun while one is looked for.
+        shortest = (len(self.cells) + _LOOKED_FOR).bit_length()
+        if self.timeout_bits < shortest:
+            raise ValueError(f"timeout_bits is {self.timeout_bits}; {shortest} or more expected")
 
     @property
     def window(self):
@@ -305,17 +313,23 @@ class RetrySender(wiring.Component):
         carrier, carrying = Signal(place, reset_less=True), Signal(of_place, reset_less=True)
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=Shape.cast(place).width, depth=p.places)
 
+        # What was told a cycle ago, and how much further than what was told before.
+        told, told_lost, told_last = Signal(), Signal(p.history), Signal(number, init=-1)
+        moved, told_since = Signal(number), Signal(number)
         # Frames before `last` that are to be looked up, and that have been: told again, these are not.
         lost, done, last = Signal(p.history), Signal(p.history), Signal(number, init=-1)
         oldest_first = lost[::-1]
         oldest = (oldest_first & (~oldest_first + 1)[: p.history])[::-1]
         ages = range(p.history)
         age = Cat(Cat(oldest[n] for n in ages if n >> bit & 1).any() for bit in range((p.history - 1).bit_length()))
-        looked, moved, known = Signal(p.history), Signal(number), Signal(p.history)
-        m.d.comb += [looked.eq(done | Mux(self.timed_out, 0, oldest)), moved.eq(report.last - last), known.eq(looked)]
+        looked, known = Signal(p.history), Signal(p.history)
+        m.d.comb += [looked.eq(done | Mux(self.timed_out, 0, oldest)), known.eq(looked)]
+        m.d.sync += [told.eq(report.losses), told_lost.eq(report.lost)]
         with m.If(report.losses):
+            m.d.sync += [told_last.eq(report.last), moved.eq(report.last - told_last)]
+        with m.If(told):
             m.d.comb += known.eq(Mux(moved < p.history, looked << moved[: (p.history - 1).bit_length()], 0))
-            m.d.sync += [lost.eq(report.lost & ~known), last.eq(report.last)]
+            m.d.sync += [lost.eq(told_lost & ~known), last.eq(told_last)]
         with m.Else():
             m.d.sync += lost.eq(lost & ~known)
         m.d.sync += done.eq(known)
@@ -325,8 +339,9 @@ class RetrySender(wiring.Component):
         # The end of a gap may have been told in a head.
         m.d.comb += [recent.eq((report.last - heard)[: p.frame_bits] < p.history), far.eq(last - since)]
         m.d.sync += [
-            gap.eq(report.losses & (moved >= p.history) & report.lost[p.history // 2 :].all()),
-            since.eq(Mux(recent, heard_before, heard)),
+            told_since.eq(Mux(recent, heard_before, heard)),
+            gap.eq(told & (moved >= p.history) & told_lost[p.history // 2 :].all()),
+            since.eq(told_since),
         ]
         with m.If(gap):
             m.d.sync += [walks.eq(far > p.history), walk.eq(since + 1), untold.eq(last - p.history)]
@@ -335,28 +350,28 @@ class RetrySender(wiring.Component):
 
         # A place that timed out goes the same way, whichever frame it was in.
         stage = data.StructLayout({"valid": 1, "expired": 1, "frame": number, "place": place})
-        looks, finds, found = (Signal(stage, name=name) for name in ("looks", "finds", "found"))
+        looks, finds, seeks, found = (Signal(stage, name=name) for name in ("looks", "finds", "seeks", "found"))
         carried_write, carried_read = carried.write_port(), carried.read_port(domain="comb")
         frames_write, frames_read = frames.write_port(), frames.read_port(domain="comb")
         m.d.sync += [carrier.eq(carried_read.data), carrying.eq(frames_read.data)]
-        where, queues = Signal(place), Signal()
+        queues = Signal()
         # What was found a cycle ago, and is queued and marked now, and what was two cycles ago: for one that is looked
         # up with it, it is there already.
         newest, newest_valid, marked, marked_valid = Signal(place), Signal(), Signal(place), Signal()
         m.d.sync += [newest.eq(found.place), newest_valid.eq(queues), marked.eq(newest), marked_valid.eq(newest_valid)]
-        m.d.comb += where.eq(Mux(finds.expired, finds.place, carrier))
         m.d.sync += [
             looks.valid.eq(self.timed_out | lost.any() | walks),
             looks.expired.eq(self.timed_out),
             looks.frame.eq(Mux(lost.any(), last - age, walk)),
             looks.place.eq(expired),
             finds.eq(looks),
-            found.eq(finds),
-            found.place.eq(where),
+            seeks.eq(finds),
+            seeks.place.eq(Mux(finds.expired, finds.place, carrier)),
+            found.eq(seeks),
         ]
         m.d.comb += [
             carried_read.addr.eq(looks.frame),
-            frames_read.addr.eq(where),
+            frames_read.addr.eq(seeks.place),
             queues.eq(
                 found.valid
                 & carrying.there
@@ -375,7 +390,7 @@ class RetrySender(wiring.Component):
             frames_write.data.frame.eq(offer.frame),
             frames_write.data.there.eq(begun),
         ]
-        return looks.valid | finds.valid | found.valid, found.valid | newest_valid, queue
+        return looks.valid | finds.valid | seeks.valid | found.valid, found.valid | newest_valid, queue
 
     def _fetch_repeat(self, m, queue, looked_up, lengths):
         """The next of the queue, if it is still to be sent, in ``repeat``; whether there are any."""

@@ -9,7 +9,7 @@ from tessera.hw.lib.streams import connect
 from tessera.hw.lib.turns import Turns, one_of
 from tessera.hw.link.cells import Cells
 from tessera.hw.link.crc import PacketCrc
-from tessera.hw.link.packet import CLASSES, CheckedPart, Kind, Part, StatusHead, form_code
+from tessera.hw.link.packet import CLASSES, Kind, Part, PartWords, StatusHead, form_code, part_words
 from tessera.hw.link.retry import RetrySender
 
 __all__ = ["IDLE_CYCLES", "PacketSender"]
@@ -43,7 +43,7 @@ class PacketSender(wiring.Component):
     i0 .. i5 : :py:`In(stream.Signature(Part))`
         Packets of each class, each without a part of another one in between. Of the heads, the fields of retry and
         credits (``kind``, ``frame``, ``cell``, ``counted``, ``count``) are set here.
-    o : :py:`Out(stream.Signature(CheckedPart))`
+    o : :py:`Out(stream.Signature(PartWords))`
         With the packet's CRC.
     report : :py:`In(parameters.report)`
         What the other side tells.
@@ -67,7 +67,7 @@ class PacketSender(wiring.Component):
         super().__init__(
             {
                 **{f"i{n}": In(stream.Signature(Part)) for n in range(CLASSES)},
-                "o": Out(stream.Signature(CheckedPart)),
+                "o": Out(stream.Signature(PartWords)),
                 "report": In(p.report),
                 "counts": In(p.counts),
                 "last": In(p.frame_bits),
@@ -87,7 +87,7 @@ class PacketSender(wiring.Component):
         m.submodules.retry = retry = RetrySender(p)
         m.submodules.cells = cells = Cells(p, extra=data.StructLayout({"frame": p.frame_bits, "again": 1}))
         m.submodules.crc = crc = PacketCrc()
-        m.submodules.queue = queue = PassingQueue(CheckedPart, 1 << (self.under_way - 1).bit_length())
+        m.submodules.queue = queue = PassingQueue(PartWords, 1 << (self.under_way - 1).bit_length())
         m.d.comb += [retry.report.eq(self.report), self.timed_out.eq(retry.timed_out)]
         self._keep(m, retry, cells)
 
@@ -108,7 +108,8 @@ class PacketSender(wiring.Component):
             # One that is on the way to the heads takes what it has to tell with it there.
             urgent.eq(self.tell & ~is_status),
             choose_status.eq(may & ~cells.busy & (urgent | (idle == IDLE_CYCLES - 1) & ~retry.send.valid)),
-            cells.go.eq(may & ~choose_status),
+            # Whether a packet can go does not depend on whether there is one.
+            cells.go.eq(may & (cells.busy | ~urgent)),
             cells.i.valid.eq(retry.send.valid),
             retry.send.ready.eq(cells.i.ready),
             begins.eq(cells.i.valid & cells.i.ready),
@@ -153,8 +154,18 @@ class PacketSender(wiring.Component):
                 part.head.counted.eq(counted),
                 part.head.count.eq(count),
             ]
-        # No joint before the queue: what comes does not wait.
-        m.d.comb += [queue.i.valid.eq(crc.o.valid), queue.i.payload.eq(crc.o.payload), crc.o.ready.eq(1)]
+        # While the CRC is reckoned, words get into their places. No joint before the queue: what comes does not wait.
+        coming, come = Signal(PartWords), Signal(PartWords, reset_less=True)
+        words, ends = part_words(crc.coming)
+        names = ("first", "last", "has_body", "has_line")
+        m.d.comb += [*(coming[name].eq(crc.coming[name]) for name in names), *map(Value.eq, coming.words, words)]
+        m.d.sync += come.eq(coming)
+        m.d.comb += [queue.i.valid.eq(crc.o.valid), queue.i.payload.eq(come), crc.o.ready.eq(1)]
+        for n, end in ends.items():
+            is_end = Signal(name=f"is_end{n}")
+            m.d.sync += is_end.eq(end)
+            with m.If(is_end):
+                m.d.comb += queue.i.payload.words[n].eq(crc.o.payload.crc)
         connect(m, queue.o, self.o)
         return m
 

@@ -45,8 +45,8 @@ class Training(wiring.Component):
     up : :py:`Out(1)`
         It is ``Active``.
     accept : :py:`Out(1)`
-        What is received now is of this session, as that was a cycle ago: when it changes, all that was received is
-        forgotten in the next one. Follows ``told`` in the same cycle.
+        What is received now is of this session, as that was two cycles ago: when it changes, all that was received is
+        forgotten until then. Follows ``told`` in the same cycle.
     renew : :py:`Out(1)`
         High for one cycle: forget all that was sent and received.
     lost : :py:`Out(1)`
@@ -92,8 +92,8 @@ class Training(wiring.Component):
         m = Module()
         told, session = self.told, self.session
         theirs = Signal(self.lanes)
-        same, both, known_session = Signal(), Signal(), Signal(4)
-        m.d.sync += known_session.eq(session)
+        same, both, session_before, known_session = Signal(), Signal(), Signal(4), Signal(4)
+        m.d.sync += [session_before.eq(session), known_session.eq(session_before)]
         m.d.comb += [
             theirs.eq(told.heard),
             same.eq((told.session == session) & (session != 0)),

@@ -212,7 +212,9 @@ class Unpacker(wiring.Component):
         held, next_held = Signal(range(size + 1)), Signal(range(size + 1))
         m.d.comb += next_held.eq(held + Mux(came, used, 0) - Mux(found_free, found_drop, 0))
         m.d.sync += [held.eq(next_held), room.eq(next_held <= size - self.lanes)]
-        part = self.o.payload.part
+        given = Signal(CheckedPart, reset_less=True)
+        part = given.part
+        m.d.comb += self.o.payload.eq(given)
         words, crc = zip(*(self._slice(m, rows, copy, n) for n, copy in enumerate(copies)))
         with m.If(free):
             m.d.sync += [
@@ -222,7 +224,7 @@ class Unpacker(wiring.Component):
                 part.has_body.eq(copies[0].body),
                 part.has_line.eq(copies[0].has_line),
                 Cat(part.head, part.body, part.line).eq(Cat(*(Cat(word) for word in zip(*words)))),
-                self.o.payload.crc.eq(Cat(crc)),
+                given.crc.eq(Cat(crc)),
             ]
         return m
 

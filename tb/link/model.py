@@ -4,9 +4,10 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 
-from tessera.hw.link.packet import Head
+from tessera.hw.link.packet import LINE_WORDS, PART_WORDS_MAX, CheckedPart, Head, PartWords
+from tessera.tb.bench import pack
 
-__all__ = ["FILL_WORD", "Packet", "blocks_of", "crc32c", "form_of", "is_filling", "words_in"]
+__all__ = ["FILL_WORD", "Packet", "blocks_of", "checked", "crc32c", "form_of", "is_filling", "words_in"]
 
 FILL_WORD = 0x3FF
 
@@ -83,6 +84,29 @@ class Packet:
                 part["line"] = self.lines[n]
             parts.append({"part": part, "crc": crc if last else 0})
         return parts
+
+    def part_words(self) -> list[dict]:
+        """As :class:`PartWords`; ones where there is nothing."""
+        words, all_ = [], self.words
+        for part in (part["part"] for part in self.parts()):
+            has_body = bool(part.get("has_body", True))
+            count = part["first"] * (2 + has_body) + LINE_WORDS * part["has_line"] + part["last"]
+            own, all_ = all_[:count], all_[count:]
+            flags = {"first": part["first"], "last": part["last"], "has_body": has_body, "has_line": part["has_line"]}
+            words.append(flags | {"words": own + [0xFFFFFFFF] * (PART_WORDS_MAX - count)})
+        return words
+
+
+def checked(bits: int):
+    """The :class:`CheckedPart` that these bits of a :class:`PartWords` are."""
+    one = PartWords.from_bits(bits)
+    words = [int(word) for word in one.words]
+    at = one.first * (2 + one.has_body)
+    fields = {name: getattr(one, name) for name in ("first", "last", "has_body", "has_line")}
+    fields |= {"head": Head.from_bits(words[0] | words[1] << 32), "body": words[2]}
+    fields["line"] = sum(word << 32 * n for n, word in enumerate(words[at : at + LINE_WORDS]))
+    crc = words[min(at + LINE_WORDS * one.has_line, PART_WORDS_MAX - 1)]
+    return CheckedPart.from_bits(pack(CheckedPart, {"part": fields, "crc": crc}))
 
 
 def blocks_of(bits: int, lanes: int) -> list[tuple[int, list[int]]]:

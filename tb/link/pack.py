@@ -105,7 +105,7 @@ def packets_of(random, count, lines=range(9)):
 
 
 def parts_of(packets):
-    return [part for packet in packets for part in packet.parts(packet.crc)]
+    return [part for packet in packets for part in packet.part_words()]
 
 
 def partly_filled(stripes):

@@ -10,7 +10,7 @@ from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.lib.streams import connect
 from tessera.hw.link.crc import PacketCrc
-from tessera.hw.link.packet import CLASSES, CheckedPart, StatusHead
+from tessera.hw.link.packet import CLASSES, LINE_WORDS, CheckedPart, PartWords, StatusHead
 from tessera.hw.link.receiver import Delivery, PacketReceiver
 from tessera.hw.link.retry import RetryParameters
 from tessera.hw.link.sender import PacketSender
@@ -21,6 +21,24 @@ CELLS = (32, 32, 128, 32, 16, 16)
 NODES = (3, 9)
 
 
+def _checked(m, words):
+    """The :class:`CheckedPart` that a :class:`PartWords` is."""
+    come = Signal(CheckedPart)
+    part, at = come.part, Mux(words.first, Mux(words.has_body, 3, 2), 0)
+    lines = {n: Cat(words.words[n + k] for k in range(LINE_WORDS)) for n in (0, 2, 3)}
+    m.d.comb += [
+        *(part[name].eq(words[name]) for name in ("first", "last", "has_body", "has_line")),
+        part.head.eq(Cat(words.words[0], words.words[1])),
+        part.body.eq(words.words[2]),
+        come.crc.eq(words.words[at + Mux(words.has_line, LINE_WORDS, 0)]),
+    ]
+    with m.Switch(at):
+        for n, line in lines.items():
+            with m.Case(n):
+                m.d.comb += part.line.eq(line)
+    return come
+
+
 class Channel(wiring.Component):
     """Brings parts, ``latency`` cycles late; of every 256 packets ``bad`` are wrong, or cut short, or not there."""
 
@@ -28,7 +46,7 @@ class Channel(wiring.Component):
         self.seed = seed
         super().__init__(
             {
-                "i": In(stream.Signature(CheckedPart)),
+                "i": In(stream.Signature(PartWords)),
                 "o": Out(stream.Signature(CheckedPart)),
                 "bad": In(8),
                 "latency": In(8),
@@ -43,7 +61,8 @@ class Channel(wiring.Component):
         m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=shape.size, depth=256)
         dice, time = Signal(32, init=self.seed), Signal(16)
         m.d.sync += [dice.eq(Cat(dice[1:], dice[0] ^ dice[10] ^ dice[30] ^ dice[31])), time.eq(time + 1)]
-        part, way, now = self.i.payload.part, Signal(2), Signal(2)
+        come, way, now = _checked(m, self.i.payload), Signal(2), Signal(2)
+        part = come.part
         taken = self.i.valid & self.i.ready
         m.d.comb += now.eq(Mux(part.first, Mux(dice[:8] < self.bad, 1 + dice[8:10] % 3, 0), way))
         with m.If(taken):
@@ -51,10 +70,10 @@ class Channel(wiring.Component):
         entry = Signal(shape)
         m.d.comb += [
             self.i.ready.eq(queue.w_rdy & (dice[16:20] >= self.stall)),
-            entry.part.eq(self.i.payload),
+            entry.part.eq(come),
             entry.due.eq(time + self.latency),
             # 1: a wrong CRC. 2: no last part. 3: nothing.
-            entry.part.crc.eq(self.i.payload.crc ^ ((now == 1) << dice[20:25])),
+            entry.part.crc.eq(come.crc ^ ((now == 1) << dice[20:25])),
             queue.w_data.eq(entry),
             queue.w_en.eq(taken & ~((now == 3) | (now == 2) & part.last)),
         ]

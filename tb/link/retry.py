@@ -33,7 +33,7 @@ class Ends(wiring.Component):
 
 DUTS = {
     "six": Dut(lambda: Ends(RetryParameters(CLASSES, timeout_bits=9))),
-    "one": Dut(lambda: Ends(RetryParameters((16,), timeout_bits=7))),
+    "one": Dut(lambda: Ends(RetryParameters((16,), timeout_bits=8))),
 }
 
 
@@ -265,7 +265,7 @@ class Sent:
     async def lose(self, lost, last, **report):
         """A report of losses: what is sent again."""
         taken = await self.tell(losses=1, lost=lost, last=last % (1 << self.p.frame_bits), **report)
-        return taken + await self.cycles(13 + 2 * lost.bit_count())
+        return taken + await self.cycles(15 + 2 * lost.bit_count())
 
     def pass_on(self, kind, count):
         """Its oldest packets: the fields of the report."""

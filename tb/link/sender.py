@@ -8,8 +8,8 @@ from cocotb.triggers import ReadOnly, RisingEdge
 from tessera.hw.link.packet import CLASSES, StatusHead
 from tessera.hw.link.retry import RetryParameters
 from tessera.hw.link.sender import IDLE_CYCLES, PacketSender
-from tessera.tb.bench import Bench, Dut, pack, unpack
-from tessera.tb.link.model import Packet, crc32c, form_of
+from tessera.tb.bench import Bench, Dut, pack
+from tessera.tb.link.model import Packet, checked, crc32c, form_of
 
 CELLS = (32, 32, 128, 32, 16, 16)
 FRAMES = 7
@@ -69,7 +69,7 @@ class SenderBench(Bench):
         await ReadOnly()
         item = None
         if self.dut.o__valid.value:
-            item = unpack(self.shape("o"), self.dut.o__payload.value.to_unsigned()).part
+            item = checked(self.dut.o__payload.value.to_unsigned()).part
         await RisingEdge(self.dut.clk)
         return item
 
@@ -114,7 +114,7 @@ class SenderBench(Bench):
             offered = self.dut.o__payload.value.to_unsigned() if self.dut.o__valid.value else None
             assert held is None or offered == held, "what was offered has changed before it was taken"
             held = None if ready else offered
-            item = None if offered is None else unpack(self.shape("o"), offered).part
+            item = None if offered is None else checked(offered).part
             if item is not None and item.first and ready:
                 told_here, head = chosen.popleft(), item.head
                 if head.kind.value == 7:
@@ -140,6 +140,7 @@ class SenderBench(Bench):
         packets, told, lines = [], [], []
         while len(packets) < count:
             (item,) = await self.receive("o", 1, stall)
+            item = checked(item.as_bits())
             part = item.part
             if part.first:
                 assert not lines, "a packet begins amid another"
@@ -216,7 +217,7 @@ async def is_quick(dut):
             times, began = [], bench.now()
             for _ in range(30):
                 await ReadOnly()
-                part = bench.shape("o").from_bits(dut.o__payload.value.to_unsigned()).part
+                part = checked(dut.o__payload.value.to_unsigned()).part
                 if dut.o__valid.value and (not part.first or part.head.kind.value != 7):
                     times.append(bench.now() - began)
                 await RisingEdge(dut.clk)
@@ -242,7 +243,8 @@ async def tells_all_while_it_is_idle(dut):
                 dut.tell.value = 0
             (item,) = await bench.receive("o", 1)
             times.append(bench.now())
-            status = status_of(item.part.head, item.part.body)
+            part = checked(item.as_bits()).part
+            status = status_of(part.head, part.body)
             assert (status.kind.value, status.frame) == (7, number)
             assert (status.last_frame, status.lost, status.counted) == (last, lost, 0)
             assert status.count | sum(count << 8 * (n + 1) for n, count in enumerate(status.counts)) == counts

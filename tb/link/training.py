@@ -46,7 +46,7 @@ class Rules:
     """What the states are to do, a cycle at a time."""
 
     def __init__(self, lanes, counts):
-        self.lanes, self.state, self.session, self.known_session = lanes, "Training", 0, 0
+        self.lanes, self.state, self.session, self.sessions_before = lanes, "Training", 0, (0, 0)
         self.renew, self.resumable, self.lost_for = False, False, 0
         self.lost = True
         self.since, self.known, self.before, self.gone = 0, 0, 0, 0
@@ -60,7 +60,7 @@ class Rules:
         return {
             "state": LinkState[self.state].value,
             "up": int(up),
-            "accept": int(told["session"] == self.known_session != 0),
+            "accept": int(told["session"] == self.sessions_before[1] != 0),
             "renew": int(self.renew),
             "lost": int(self.lost),
             "wanted": sum(1 << n for n in used),
@@ -70,7 +70,7 @@ class Rules:
         }
 
     def step(self, heard, told):
-        self.known_session = self.session
+        self.sessions_before = (self.session, self.sessions_before[0])
         self.counts[self.state.lower()] += 1
         self.counts["losses"] += self.gone.bit_count()
         self.before, self.gone = heard, self.before & ~heard

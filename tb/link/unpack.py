@@ -9,7 +9,7 @@ from cocotb.triggers import ReadOnly, RisingEdge
 from tessera.hw.lib.streams import connect
 from tessera.hw.link.crc import PacketCrc
 from tessera.hw.link.pack import Packer
-from tessera.hw.link.packet import CheckedPart, stripe
+from tessera.hw.link.packet import CheckedPart, PartWords, stripe
 from tessera.hw.link.unpack import Unpacker
 from tessera.tb.bench import Bench, Dut
 from tessera.tb.link.model import FILL_WORD, Packet, blocks_of, crc32c, form_of
@@ -32,7 +32,7 @@ class Wires(wiring.Component):
         super().__init__(
             {
                 "used": In(range(lanes + 1)),
-                "i": In(stream.Signature(CheckedPart)),
+                "i": In(stream.Signature(PartWords)),
                 "o": Out(stream.Signature(CheckedPart)),
                 "go": In(1),
                 "flips": In(BLOCK_BITS * lanes),
@@ -256,7 +256,7 @@ def traffic(random, count):
 
 
 def parts_of(packets):
-    return [part for packet in packets for part in packet.parts(packet.crc)]
+    return [part for packet in packets for part in packet.part_words()]
 
 
 def idling(random):

@@ -14,7 +14,7 @@ from tessera.hw.lib.streams import connect
 from tessera.hw.link.lanes import LanesSender
 from tessera.hw.link.link import Link, LinkCounts, LinkParameters
 from tessera.hw.link.pack import Packer
-from tessera.hw.link.packet import CLASSES, CheckedPart, Kind
+from tessera.hw.link.packet import CLASSES, Kind, PartWords
 from tessera.hw.link.training import LinkState
 from tessera.hw.models.faults import LATENCY, FaultKind, Faults
 from tessera.hw.models.serdes import Deserializer
@@ -47,12 +47,12 @@ class Player(wiring.Component):
     """:func:`packets` in a row, over and over; each part with a chance of ``chance``/16 in a cycle."""
 
     chance: In(5)
-    o: Out(stream.Signature(CheckedPart))
+    o: Out(stream.Signature(PartWords))
 
     def elaborate(self, platform):
         m = Module()
-        parts = [pack(CheckedPart, part) for packet in packets() for part in packet.parts(packet.crc)]
-        width = Shape.cast(CheckedPart).width
+        parts = [pack(PartWords, part) for packet in packets() for part in packet.part_words()]
+        width = Shape.cast(PartWords).width
         m.submodules.memory = kept = memory.Memory(shape=width, depth=len(parts), init=parts)
         port = kept.read_port(domain="comb")
         dice, offered = Signal(16, init=0xACE1), Signal()

@@ -331,6 +331,7 @@ class Responding(wiring.Component):
             Assert(ask.level <= responder_module.PARTS),
             Assert(ask.full == (ask.level == responder_module.PARTS)),
             Assert((ask.put.addr - ask.second + 1 - ask.level)[: len(ask.put.addr)] == 0),
+            Assert((ask.second - ask.get_line.addr)[: len(ask.put.addr)] == 1),
             Cover(ask.level == responder_module.PARTS - ROOM + 1 + GIVEN, "as many parts wait as may"),
         ]
 
@@ -361,6 +362,7 @@ class Responding(wiring.Component):
             Assert((answer.put.addr - answer.get.addr)[:bits] == answer.level),
             Assert(answer.some == (answer.level != 0)),
             Assert((answer.put_line.addr - answer.at_line)[:bits] == lines),
+            Assert((answer.behind_it - answer.at_line)[:bits] == 1),
             Assert(~answer.put_line.en | (lines < size), "no line is overwritten"),
             Assert(lines < size),
             # A memory that is read where it is written at that moment may give anything.
@@ -789,7 +791,11 @@ BROKEN = {
     "what was just found is begun anew": ("repeating", "pending = finding | self", "pending = self"),
     "a place is queued twice": ("repeating", "& ~(newest_valid & (newest == found.place))", ""),
     "a place is queued again": ("repeating", "& ~(marked_valid & (marked == found.place))", ""),
-    "a place is begun while one is found": ("repeating", "looks.valid | finds.valid | found.valid, ", "looks.valid, "),
+    "a place is begun while one is found": (
+        "repeating",
+        "looks.valid | finds.valid | seeks.valid | found.valid, ",
+        "looks.valid, ",
+    ),
     "what is queued stays there": ("repeating", "frames_write.data.there.eq(begun)", "frames_write.data.there.eq(1)"),
     "there is always room for answers": ("requesting", "self.room.eq(answers.level < _ANSWERS)", "self.room.eq(1)"),
 }

@@ -86,7 +86,7 @@ class Recovery(wiring.Component):
 
 BROKEN = {
     "nothing is sent again": (True, "looks.valid.eq(self.timed_out | lost.any() | walks)", "looks.valid.eq(0)"),
-    "what is told again is looked up again": (True, "lost.eq(report.lost & ~known)", "lost.eq(report.lost)"),
+    "what is told again is looked up again": (True, "lost.eq(told_lost & ~known)", "lost.eq(told_lost)"),
     "there is no timeout": (False, "m.d.sync += stale[n].eq(1)", "m.d.sync += stale[n].eq(0)"),
 }
 """Whether losses are told; what is wrong, and the change that makes it so."""

@@ -23,7 +23,7 @@ class RetryPair(wiring.Component):
 
     def __init__(self, retry, steady=None):
         self.retry, self.steady = retry, steady
-        self.p = p = retry.RetryParameters((4,), **SMALL | ({"timeout_bits": 2} if steady else {}))
+        self.p = p = retry.RetryParameters((4,), **SMALL)
         super().__init__(
             {
                 "put": In(1),
@@ -326,9 +326,18 @@ def test_the_retry_is_proven():
     assert verdict.holds, f"these fail: {verdict.failed}"
 
 
+def test_a_timeout_is_longer_than_a_search_for_one_of_each_class():
+    """Nothing is begun while one is looked for: with timeouts as often as that, nothing would ever be."""
+    for classes, shortest in ((1, 3), (6, 4)):
+        cells = (4,) * classes
+        retry.RetryParameters(cells, **SMALL | {"timeout_bits": shortest})
+        with pytest.raises(ValueError, match=f"timeout_bits is {shortest - 1}; {shortest} or more expected"):
+            retry.RetryParameters(cells, **SMALL | {"timeout_bits": shortest - 1})
+
+
 @pytest.mark.parametrize("steady", ["nothing", "forth", "back"])
 def test_what_is_proven_happens(steady):
-    verdict = formal.covered(RetryPair(retry, steady), 32)
+    verdict = formal.covered(RetryPair(retry, steady), 40)
     assert verdict.holds, f"these never happen: {verdict.failed}"
 
 

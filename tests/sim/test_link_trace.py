@@ -20,12 +20,13 @@ def test_words_are_named_after_their_packets():
     expected = [name for packet, name in names for _ in packet.words]
     words += [FILL_WORD, *[request.words[0]] * (-len(words) % 8 - 1)]
     expected += ["filling"] * (len(words) - len(expected))
-    blocks = [(False, True, words[n : n + 8]) for n in range(0, len(words), 8)]
-    # Where no stripe is taken, what is offered means nothing.
-    blocks[2:2] = [(True, False, words[:8]), (False, False, words[:8])]
+    blocks = [(False, True, n == 0, words[n : n + 8]) for n in range(0, len(words), 8)]
+    # Where no stripe is taken, what is offered means nothing; and nothing but filling may come amid a packet.
+    filling = (False, True, True, [FILL_WORD] * 8)
+    blocks[2:2] = [(True, False, False, words[:8]), (False, False, False, words[:8]), filling]
     found = list(link_trace.words(iter(blocks)))
-    assert found[2:4] == [["marker"] * 8, ["filling"] * 8]
-    assert [name for block in found[:2] + found[4:] for name in block] == expected
+    assert found[2:5] == [["marker"] * 8, ["filling"] * 8, ["filling"] * 8]
+    assert [name for block in found[:2] + found[5:] for name in block] == expected
 
 
 @pytest.mark.soak
