@@ -63,6 +63,7 @@ TARGETS = (
     Target(r"slowdown", 1.05, True, "x"),
     Target(r"overlap$", 1.1, True, "x"),
     Target(r"violations$", 0, True, ""),
+    Target(r"^synth/link-.*/fmax$", 100, False, "MHz"),
     Target(r"^synth/.*/fmax$", 60, False, "MHz"),
     Target(r"^(link\.port-.*|models\.load-figures)/256-byte responses, one side", 95, False, "%"),
     Target(r"^(link\.port-.*|models\.load-figures)/256-byte responses, both sides", 89, False, "%"),

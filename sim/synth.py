@@ -85,9 +85,9 @@ class Part:
 
 PLAIN = Part(("--85k", "--package", "CABGA756", "--speed", "6"), "", "4:7", 75, 60)
 # Around a line's registers wires are scarce. There a net may go a longer way round, and what was taken by two once too
-# often stays dear: else it goes to and fro between two places, and no end comes.
+# often stays dear: else it goes to and fro between two places, and no end comes. What is too late then is routed again.
 SERIAL = Part(
-    ("--um5g-85k", "--package", "CABGA756", "--speed", "8", "--placer-heap-timingweight", "20"),
+    ("--um5g-85k", "--package", "CABGA756", "--speed", "8", "--placer-heap-timingweight", "20", "--tmg-ripup"),
     clock="B29", luts="4", aim=105, megahertz=100, lead=1, spare=2,
     settings=(
         ("router2/bbMargin/x", "8"), ("router2/bbMargin/y", "8"), ("router2/histCongWeight", "2"),
@@ -148,7 +148,7 @@ BLOCKS = {
         Block("ingest", "host.ingest", lambda m: m.Ingest()),
         Block("egress", "host.egress", lambda m: m.Egress()),
         Block("dispatch", "master.dispatch", lambda m: m.Dispatch(EngineKind)),
-        Block("link-1", "link.port", lambda m: _port(m, 1), part=SERIAL),
+        Block("link-1", "link.port", lambda m: _port(m, 1), place=True, part=SERIAL),
         Block("link-2", "link.port", lambda m: _port(m, 2), part=SERIAL),
         Block("link-4", "link.port", lambda m: _port(m, 4), part=SERIAL),
         Block("chip", "gpu", lambda m: m.Gpu()),
