@@ -94,7 +94,7 @@ class SlotRef(data.Struct):
     A surface's body starts on a multiple of 512 lines, so that its blocks are sets of open DRAM pages.
     """
 
-    window: 6
+    window: 10
     head: 26
     """Line of the header."""
     body: 26

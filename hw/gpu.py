@@ -20,7 +20,7 @@ from tessera.hw.lib.streams import connect
 from tessera.hw.master.dispatch import Dispatch
 from tessera.hw.memory.ddr import DdrController
 from tessera.hw.memory.dram import DramBus
-from tessera.hw.memory.fabric import WINDOWS, Fabric
+from tessera.hw.memory.fabric import Fabric
 
 __all__ = ["COUNTER_NAMES", "ENGINES", "Gpu", "TaskEvent"]
 

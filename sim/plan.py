@@ -158,7 +158,7 @@ class Plan:
             window = pool.window
             writes += [
                 ("WINDOW_INDEX", window.index),
-                ("WINDOW_NODE", window.read << 8 | window.write << 9),
+                ("WINDOW_RIGHTS", window.read | window.write << 1),
                 ("WINDOW_BASE", window.base),
                 ("WINDOW_LENGTH", window.length),
             ]

@@ -39,7 +39,7 @@ class Descriptor(data.Struct):
     waits: data.ArrayLayout(Wait, 2)
     signal: 6
     """Counter that grows by one when the task is over, however it ended. 0: none."""
-    reserved: 72
+    reserved: 64
 
 
 class DoneRecord(data.Struct):

@@ -35,7 +35,7 @@ class EgressCore(wiring.Component):
         m = Module()
         start, finish = self.start, self.finish
         params = EgressParams(start.payload.task.params)
-        window, body = Signal(6), Signal(26)
+        window, body = Signal(10), Signal(26)
         address, total = Signal(64), Signal(32)
         to_read, read = Signal(27), Signal(27)
         header = start.payload.source

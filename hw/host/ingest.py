@@ -39,7 +39,7 @@ class IngestCore(wiring.Component):
         start, finish = self.start, self.finish
         params = IngestParams(start.payload.task.params)
         # A slot has fewer than 2**24 lines, so what fits has fewer than 2**30 bytes.
-        window, line, to_write = Signal(6), Signal(26), Signal(24)
+        window, line, to_write = Signal(10), Signal(26), Signal(24)
         address, to_ask, total = Signal(64), Signal(30), Signal(30)
         pieces = Signal(range(_PIECES + 1))
         needed = (params.bytes + 63)[6:]

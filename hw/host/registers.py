@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.hw.engine import EngineKind
 from tessera.hw.lib.streams import observe
-from tessera.hw.memory.port import Refusal, WindowWrite
+from tessera.hw.memory.port import Refusal, Rights, WindowWrite
 
 __all__ = [
     "ADDRESS",
@@ -29,7 +29,7 @@ __all__ = [
 
 BAR_BYTES = 4096
 IDENTIFICATION = int.from_bytes(b"TESS", "little")
-VERSION = 0x0001_0000
+VERSION = 0x0002_0000
 
 
 class StatusBit:
@@ -107,7 +107,7 @@ REGISTERS = tuple(
          "from its last value to `COMPLETE_TAIL`. Writing it serves the MSI"),
         ("COMPLETE_TAIL", 0x0B0, "r", "records that the chip has written"),
         ("WINDOW_INDEX", 0x0C0, "rw", "window that the next three set"),
-        ("WINDOW_NODE", 0x0C4, "rw", "5:0 node, 8 may be read, 9 may be written"),
+        ("WINDOW_RIGHTS", 0x0C4, "rw", "0 this chip may read, 1 write; 2 other chips may read, 3 write"),
         ("WINDOW_BASE", 0x0C8, "rw", "first line"),
         ("WINDOW_LENGTH", 0x0CC, "rw", "lines; writing it sets the window"),
         ("COUNTER_SELECT", 0x0E0, "rw", "performance counter that the next two show"),
@@ -271,7 +271,7 @@ class Registers(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         cycle_high, counter_high = Signal(32), Signal(32)
-        node, base = Signal(10), Signal(30)
+        rights, base = Signal(Rights), Signal(30)
         index, length = Signal(6), Signal(27)
         m.d.sync += self.cycle.eq(self.cycle + 1)
 
@@ -339,7 +339,7 @@ class Registers(wiring.Component):
             "COMPLETE_HEAD": self.completion.head,
             "COMPLETE_TAIL": self.completion.tail,
             "WINDOW_INDEX": index,
-            "WINDOW_NODE": node,
+            "WINDOW_RIGHTS": rights.as_value(),
             "WINDOW_BASE": base,
             "WINDOW_LENGTH": length,
             "COUNTER_SELECT": self.counter_select,
@@ -364,7 +364,7 @@ class Registers(wiring.Component):
             "COMPLETE_SIZE": [self.completion.size.eq(write), self.completion.set.eq(1)],
             "COMPLETE_HEAD": [self.completion.index.eq(write), self.completion.move.eq(1)],
             "WINDOW_INDEX": index.eq(write),
-            "WINDOW_NODE": node.eq(Cat(write[:6], C(0, 2), write[8:10])),
+            "WINDOW_RIGHTS": rights.eq(write[: Rights.as_shape().size]),
             "WINDOW_BASE": base.eq(write),
             "WINDOW_LENGTH": [length.eq(write), self.window.valid.eq(1)],
             "COUNTER_SELECT": self.counter_select.eq(write),
@@ -418,11 +418,9 @@ class Registers(wiring.Component):
                     m.next = "TakeRequest"
         m.d.comb += [
             self.window.payload.index.eq(index),
-            self.window.payload.window.node.eq(node[:6]),
             self.window.payload.window.base.eq(base),
             self.window.payload.window.length.eq(length),
-            self.window.payload.window.rights.read.eq(node[8]),
-            self.window.payload.window.rights.write.eq(node[9]),
+            self.window.payload.window.rights.eq(rights),
         ]
         for interface in (request, response, self.window, self.refused):
             observe(m, interface)

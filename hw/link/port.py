@@ -8,10 +8,10 @@ from tessera.hw.link.block import BLOCK_BITS
 from tessera.hw.link.link import Link, LinkCounts, LinkParameters
 from tessera.hw.link.packet import CLASSES, Kind, Part
 from tessera.hw.link.receiver import Delivery
-from tessera.hw.link.requester import RemoteRequest, RemoteResponse, Requester
+from tessera.hw.link.requester import Requester
 from tessera.hw.link.responder import Responder
 from tessera.hw.link.training import LinkState
-from tessera.hw.memory.port import MemoryPort
+from tessera.hw.memory.port import Access, MemoryPort, RemoteRequest, RemoteResponse
 
 __all__ = ["LinkPort"]
 
@@ -37,7 +37,7 @@ class LinkPort(wiring.Component):
     -------
     request : :py:`In(stream.Signature(RemoteRequest))`, response : :py:`Out(stream.Signature(RemoteResponse))`
         This chip's accesses, to the chip at the other end or, on a second hop, to one behind it.
-    memory : :py:`Out(MemoryPort())`
+    memory : :py:`Out(MemoryPort(Access))`
         Other chips' accesses; answered in order.
     i1, i3, i4, i5 : :py:`In(stream.Signature(Part))`
         Packets of the other classes.
@@ -57,7 +57,7 @@ class LinkPort(wiring.Component):
             {
                 "request": In(stream.Signature(RemoteRequest)),
                 "response": Out(stream.Signature(RemoteResponse)),
-                "memory": Out(MemoryPort()),
+                "memory": Out(MemoryPort(Access)),
                 **{f"i{kind.value}": In(stream.Signature(Part)) for kind in _OTHERS},
                 "o": Out(stream.Signature(Delivery)),
                 "room": In(CLASSES),

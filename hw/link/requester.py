@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 from tessera.hw.lib.streams import observe
 from tessera.hw.link.packet import LINES_MAX, Part, RequestBody, form_code
 from tessera.hw.link.receiver import ROOM
-from tessera.hw.memory.port import MemoryStatus, Op
+from tessera.hw.memory.port import MemoryStatus, Op, RemoteRequest, RemoteResponse
 
-__all__ = ["PATIENCE", "READ_LINES", "RemoteRequest", "RemoteResponse", "Requester"]
+__all__ = ["PATIENCE", "READ_LINES", "Requester"]
 
 READ_LINES = 16
 """Lines that one packet asks for at the most."""
@@ -17,28 +17,6 @@ PATIENCE = 16
 """Cycles for which a packet waits for its next line, if answers enough are to come."""
 _ANSWERS = 8
 """Answers without lines that may wait before it says that there is no room; two are on the way by then."""
-
-
-class RemoteRequest(data.Struct):
-    """One access to another node's memory."""
-
-    op: Op
-    id: 8
-    """Comes back with the answer."""
-    target: 4
-    """The node."""
-    window: 6
-    offset: 26
-    data: 512
-
-
-class RemoteResponse(data.Struct):
-    """The answer to one :class:`RemoteRequest`."""
-
-    op: Op
-    id: 8
-    status: MemoryStatus
-    data: 512
 
 
 class Requester(wiring.Component):

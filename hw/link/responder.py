@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from tessera.hw.lib.streams import observe
 from tessera.hw.link.packet import LINES_MAX, Part, RequestBody, form_code
 from tessera.hw.link.receiver import ROOM
-from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op
+from tessera.hw.memory.port import Access, MemoryPort, MemoryStatus, Op
 
 __all__ = ["PARTS", "RESPONSE_LINES", "Responder"]
 
@@ -60,7 +60,7 @@ class Responder(wiring.Component):
         A part of a request from the link.
     room : :py:`Out(1)`
         For these, as of :class:`PacketReceiver`.
-    memory : :py:`Out(MemoryPort())`
+    memory : :py:`Out(MemoryPort(Access))`
         It answers two cycles after it was asked, or later.
     packet : :py:`Out(stream.Signature(Part))`
         Responses, for the link. Withdrawn when ``lost``.
@@ -77,7 +77,7 @@ class Responder(wiring.Component):
                 "come": In(1),
                 "part": In(Part),
                 "room": Out(1),
-                "memory": Out(MemoryPort()),
+                "memory": Out(MemoryPort(Access)),
                 "packet": Out(stream.Signature(Part)),
             }
         )

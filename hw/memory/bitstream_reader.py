@@ -14,7 +14,7 @@ __all__ = ["Bitstream", "BitstreamReader", "ByteGroup"]
 class Bitstream(data.Struct):
     """Where the bytes are."""
 
-    window: 6
+    window: 10
     body: 26
     """Line of the first byte."""
     bytes: 32
@@ -82,7 +82,7 @@ class BitstreamReader(wiring.Component):
             lanes.append((memory.write_port(), memory.read_port(domain="comb")))
 
         asking, next_line, lines_left = Signal(), Signal(26), Signal(26)
-        window = Signal(6)
+        window = Signal(10)
         groups_left, last_count = Signal(30), Signal(4)
         busy = Signal()
         landed, reserved = Signal(range(self.depth + 1)), Signal(range(self.depth + 1))

@@ -105,7 +105,7 @@ class BitstreamWriter(wiring.Component):
 
     Members
     -------
-    window, base, lines : In(6), In(26), In(24)
+    window, base, lines : In(10), In(26), In(24)
         Where to, and for how many lines there is room. Must hold still from the first chunk on.
     i : :py:`In(stream.Signature(Chunk))`
     request : :py:`Out(stream.Signature(Request))`
@@ -121,7 +121,7 @@ class BitstreamWriter(wiring.Component):
         self.id = id
         super().__init__(
             {
-                "window": In(6),
+                "window": In(10),
                 "base": In(26),
                 "lines": In(24),
                 "i": In(stream.Signature(Chunk)),

@@ -4,7 +4,8 @@ A line is 64 bytes: one tile of 8x8 samples, one DRAM burst, one beat. Byte ``n`
 
 Rules of every port:
 
-- A request names a window and a line offset in it; the owner of the memory checks it.
+- A request names a window and a line offset in it; the owner of the memory checks it. A window's number is its
+  owner's node times 64 and its number there: to an engine it is a number like any other.
 - Each request gets one response: a read its line, a write its acknowledgement, after which any read sees the line.
 - Responses of one ``id`` come in the order of their requests. Between ids there is no order, and none between a
   write and a later read whose acknowledgement was not awaited, even of one id.
@@ -18,21 +19,31 @@ from amaranth.lib.wiring import In, Out
 
 __all__ = [
     "LINE_BYTES",
+    "NODES",
+    "WINDOWS",
+    "Access",
     "LineRequest",
     "LineResponse",
     "MemoryPort",
     "MemoryStatus",
     "Op",
     "Refusal",
+    "RemoteRequest",
+    "RemoteResponse",
     "Request",
     "Response",
     "Rights",
     "Window",
     "WindowWrite",
     "line_port",
+    "remote_port",
 ]
 
 LINE_BYTES = 64
+NODES = 16
+"""Of a system, at the most."""
+WINDOWS = 64
+"""Of each node."""
 
 
 class Op(enum.Enum, shape=1):
@@ -60,7 +71,7 @@ class Request(data.Struct):
     op: Op
     id: 3
     """Stream of requests within which order holds."""
-    window: 6
+    window: 10
     offset: 26
     """Line within the window."""
     data: 512
@@ -77,14 +88,25 @@ class Response(data.Struct):
     """Line read; of no meaning for a write."""
 
 
-class MemoryPort(wiring.Signature):
-    """What an engine has: ``request`` out, ``response`` in."""
+class Access(data.Struct):
+    """A :class:`Request` of another chip, where it has come to the one that owns the memory."""
 
-    def __init__(self):
-        super().__init__({"request": Out(stream.Signature(Request)), "response": In(stream.Signature(Response))})
+    op: Op
+    id: 3
+    window: 6
+    offset: 26
+    data: 512
+
+
+class MemoryPort(wiring.Signature):
+    """``request`` out, ``response`` in: what an engine has, or a link for :class:`Access`."""
+
+    def __init__(self, request=Request):
+        self.request = request
+        super().__init__({"request": Out(stream.Signature(request)), "response": In(stream.Signature(Response))})
 
     def __eq__(self, other):
-        return isinstance(other, MemoryPort)
+        return isinstance(other, MemoryPort) and self.request is other.request
 
     __hash__ = None
 
@@ -116,17 +138,47 @@ def line_port():
     )
 
 
+class RemoteRequest(data.Struct):
+    """One access to another node's memory."""
+
+    op: Op
+    id: 8
+    """As of :class:`LineRequest`; comes back with the answer."""
+    target: 4
+    """The node."""
+    window: 6
+    offset: 26
+    data: 512
+
+
+class RemoteResponse(data.Struct):
+    """The answer to one :class:`RemoteRequest`."""
+
+    op: Op
+    id: 8
+    status: MemoryStatus
+    data: 512
+
+
+def remote_port():
+    """Signature of what the fabric has towards a link: ``request`` out, ``response`` in."""
+    return wiring.Signature(
+        {"request": Out(stream.Signature(RemoteRequest)), "response": In(stream.Signature(RemoteResponse))}
+    )
+
+
 class Rights(data.Struct):
-    """What a window allows."""
+    """What a window allows its own chip, and what it allows others."""
 
     read: 1
     write: 1
+    others_read: 1
+    others_write: 1
 
 
 class Window(data.Struct):
-    """A grant: lines ``base`` to ``base + length - 1`` of a node's memory. A window of length 0 is not set."""
+    """A grant: lines ``base`` to ``base + length - 1`` of its chip's memory. A window of length 0 is not set."""
 
-    node: 6
     base: 30
     length: 27
     rights: Rights

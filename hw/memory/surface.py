@@ -16,7 +16,7 @@ Tile = data.ArrayLayout(data.ArrayLayout(8, 8), 8)
 class Surface(data.Struct):
     """A surface to work on: must hold still while anything is under way."""
 
-    window: 6
+    window: 10
     body: 26
     """First line."""
     chroma_format: Format

@@ -8,8 +8,7 @@ from amaranth.hdl import *
 from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from tessera.hw.link.requester import RemoteRequest, RemoteResponse
-from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op
+from tessera.hw.memory.port import Access, MemoryPort, MemoryStatus, Op, RemoteRequest, RemoteResponse
 from tessera.hw.models.pcie_link import PcieLine, PcieRead
 
 __all__ = ["LineLoad", "LoadCounts", "PcieLoad", "RuleMemory"]
@@ -68,7 +67,7 @@ class RuleMemory(wiring.Component):
 
     Members
     -------
-    port : :py:`In(MemoryPort())`
+    port : :py:`In(MemoryPort(Access))`
         Answers in order, ``latency`` cycles after the request, 2 or more, a line per cycle.
     latency : :py:`In(8)`
     stall : :py:`In(4)`
@@ -79,7 +78,7 @@ class RuleMemory(wiring.Component):
         Lines written with something else.
     """
 
-    port: In(MemoryPort())
+    port: In(MemoryPort(Access))
     latency: In(8)
     stall: In(4)
     written: Out(32)

@@ -5,7 +5,7 @@ from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In
 
 from tessera.hw.engine import EngineSignature
-from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op
+from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op, Request
 from tessera.hw.models.storage import Backdoor, Storage
 
 __all__ = ["WINDOW_LINES", "EngineHarness", "IdealMemory", "Knobs"]
@@ -40,11 +40,13 @@ class IdealMemory(wiring.Component):
         Lines of each window, a power of two.
     name : str
         Stem of the files of the backdoor.
+    request : shape-like
+        :class:`Request`, or :class:`Access`: what its port is for.
     """
 
-    def __init__(self, *, windows=8, window_lines=WINDOW_LINES, name="memory"):
+    def __init__(self, *, windows=8, window_lines=WINDOW_LINES, name="memory", request=Request):
         self.windows, self.window_lines, self.name = windows, window_lines, name
-        super().__init__({"port": In(MemoryPort()), "knobs": In(Knobs), "backdoor": In(Backdoor())})
+        super().__init__({"port": In(MemoryPort(request)), "knobs": In(Knobs), "backdoor": In(Backdoor())})
 
     def elaborate(self, platform):
         m = Module()

@@ -12,7 +12,7 @@ from amaranth.lib import data, fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.hw.lib.streams import connect
-from tessera.hw.memory.port import LINE_BYTES, MemoryPort, MemoryStatus, Op
+from tessera.hw.memory.port import LINE_BYTES, Access, MemoryPort, MemoryStatus, Op
 
 __all__ = ["PcieLine", "PcieLink", "PcieLinkParameters", "PcieRead"]
 
@@ -403,7 +403,7 @@ class _Completer(_Part):
     """Reads the lines that requests ask for, and makes completions of them, in the requests' order."""
 
     request: In(stream.Signature(_Request))
-    memory: Out(MemoryPort())
+    memory: Out(MemoryPort(Access))
     """Line after line under ids 0 to 7 in turn."""
     line: Out(stream.Signature(_Line))
     packet: Out(stream.Signature(_Lines))
@@ -585,7 +585,7 @@ class PcieLink(wiring.Component):
     line0, line1 : :py:`Out(stream.Signature(PcieLine))`
         The lines for this end, each once, those of one read in order; between reads rely on no order. Whoever reads
         takes them at once: ``ready`` is always 1.
-    memory0, memory1 : :py:`Out(MemoryPort())`
+    memory0, memory1 : :py:`Out(MemoryPort(Access))`
         This end's own memory, of which the other end reads. Responses are taken at once. A line's status goes with it;
         completions of lines that failed are as long as others.
     bytes0, bytes1 : :py:`Out(32)`
@@ -601,7 +601,7 @@ class PcieLink(wiring.Component):
         for n in range(2):
             members[f"read{n}"] = In(stream.Signature(PcieRead))
             members[f"line{n}"] = Out(stream.Signature(PcieLine))
-            members[f"memory{n}"] = Out(MemoryPort())
+            members[f"memory{n}"] = Out(MemoryPort(Access))
             members |= {f"{name}{n}": Out(32) for name in ("bytes", "tlps", "dllps")}
         super().__init__(members)
 

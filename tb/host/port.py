@@ -20,6 +20,7 @@ from tessera.hw.host.port import HostConfig, HostPort
 from tessera.hw.host.registers import ADDRESS, BAR_BYTES, IDENTIFICATION, StatusBit
 from tessera.hw.host.tlp import Beat, CompletionStatus, Credit, Fmt, PcieConfig
 from tessera.hw.host.tlp import TlpType as Kind
+from tessera.hw.memory.port import Rights
 from tessera.tb.bench import CYCLE_NS, Bench, Dut, pack
 
 TIMEOUT = 1000
@@ -322,18 +323,14 @@ async def windows_are_set_by_their_length(dut):
     wanted = []
     collector = cocotb.start_soon(bench.receive("window", 5, 0.5))
     for index in (0, 1, 5, 62, 63):
-        window = (index, bench.random.getrandbits(6), bench.random.getrandbits(30), bench.random.getrandbits(27),
-                  bench.random.getrandbits(2))
+        window = (index, *(bench.random.getrandbits(bits) for bits in (4, 30, 27)))
         wanted.append(window)
         await bench.put("WINDOW_INDEX", index)
-        await bench.put("WINDOW_NODE", window[1] | window[4] << 8)
+        await bench.put("WINDOW_RIGHTS", window[1])
         await bench.put("WINDOW_BASE", window[2])
         await bench.put("WINDOW_LENGTH", window[3])
     got = await bench.within(20000, collector)
-    assert [
-        (w.index, w.window.node, w.window.base, w.window.length, w.window.rights.read | w.window.rights.write << 1)
-        for w in got
-    ] == wanted
+    assert [(w.index, pack(Rights, w.window.rights), w.window.base, w.window.length) for w in got] == wanted
 
 
 def request(kind, address, length=1, first_be=15, last_be=0, data=b""):

@@ -20,7 +20,7 @@ from tessera.hw.host.registers import (
     StatusBit,
     register_table,
 )
-from tessera.hw.memory.port import Refusal
+from tessera.hw.memory.port import Refusal, Rights
 from tessera.tb.bench import Bench, Dut, pack
 
 CHIP = ChipParameters(engines=(EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Egress), memory_lines=1 << 22)
@@ -40,7 +40,7 @@ PLAIN = {
     "COMPLETE_BASE_HIGH": 0xFFFF_FFFF,
     "COMPLETE_SIZE": 0xFFFF_FFFF,
     "WINDOW_INDEX": 0x3F,
-    "WINDOW_NODE": 0x33F,
+    "WINDOW_RIGHTS": 0xF,
     "WINDOW_BASE": 0x3FFF_FFFF,
     "COUNTER_SELECT": 0xFFFF,
 }
@@ -277,15 +277,15 @@ async def a_window_waits_to_be_taken(dut):
     bench = RegistersBench(dut)
     await bench.start()
     await bench.put("WINDOW_INDEX", 9)
-    await bench.put("WINDOW_NODE", 0x105)
+    await bench.put("WINDOW_RIGHTS", 5)
     await bench.put("WINDOW_BASE", 77)
     writing = cocotb.start_soon(bench.put("WINDOW_LENGTH", 100))
     await bench.cycles(40)
     assert not writing.done(), "the write has ended before the table has taken the window"
     (window,) = await bench.within(10, bench.receive("window", 1))
     entry = window.window
-    assert (window.index, entry.node, entry.base, entry.length) == (9, 5, 77, 100)
-    assert (entry.rights.read, entry.rights.write) == (1, 0)
+    assert (window.index, entry.base, entry.length) == (9, 77, 100)
+    assert pack(Rights, entry.rights) == pack(Rights, {"read": 1, "others_read": 1})
     await writing
     assert await bench.get("WINDOW_LENGTH") == 100
 
@@ -296,17 +296,17 @@ async def any_window_reaches_the_table(dut):
     await bench.start()
     dut.window__ready.value = 0
     for _ in range(16):
-        index, node, base, length, rights = (bench.random.getrandbits(bits) for bits in (6, 6, 30, 27, 2))
+        index, base, length, rights = (bench.random.getrandbits(bits) for bits in (6, 30, 27, 4))
         # Bits that a register does not have are written, too.
         await bench.put("WINDOW_INDEX", index | bench.random.getrandbits(26) << 6)
-        await bench.put("WINDOW_NODE", node | rights << 8 | bench.random.getrandbits(22) << 10 | 0xC0)
+        await bench.put("WINDOW_RIGHTS", rights | bench.random.getrandbits(28) << 4)
         await bench.put("WINDOW_BASE", base | bench.random.getrandbits(2) << 30)
         writing = cocotb.start_soon(bench.put("WINDOW_LENGTH", length | bench.random.getrandbits(5) << 27))
         (window,) = await bench.within(100, bench.receive("window", 1))
         await writing
         entry = window.window
-        assert (window.index, entry.node, entry.base, entry.length) == (index, node, base, length)
-        assert (entry.rights.read, entry.rights.write) == (rights & 1, rights >> 1)
+        assert (window.index, entry.base, entry.length) == (index, base, length)
+        assert pack(Rights, entry.rights) == rights
         assert await bench.get("WINDOW_LENGTH") == length
         assert not dut.window__valid.value
 

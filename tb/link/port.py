@@ -11,7 +11,7 @@ from tessera.hw.link.link import LinkCounts, LinkParameters
 from tessera.hw.link.packet import CLASSES
 from tessera.hw.link.port import LinkPort
 from tessera.hw.link.training import LinkState
-from tessera.hw.memory.port import MemoryPort, MemoryStatus, Op
+from tessera.hw.memory.port import Access, MemoryPort, MemoryStatus, Op
 from tessera.hw.models.memory import IdealMemory, Knobs
 from tessera.hw.models.serdes import Deserializer
 from tessera.hw.models.wire import Wire
@@ -51,7 +51,7 @@ class Chips(wiring.Component):
             other = ports[1 - n]
             domains = DomainRenamer({f"receive{lane}": "sync" for lane in range(p.lanes)})
             reset = ResetInserter(getattr(self, f"rst{n}"))
-            memory = IdealMemory(windows=WINDOWS, window_lines=WINDOW_LINES, name=f"m{n}")
+            memory = IdealMemory(windows=WINDOWS, window_lines=WINDOW_LINES, name=f"m{n}", request=Access)
             m.submodules[f"port{n}"], m.submodules[f"memory{n}"] = reset(domains(port)), reset(memory)
             m.submodules[f"wire{n}"] = wire = Wire(self.latencies, seed=n + 1)
             taker = Sink()

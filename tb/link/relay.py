@@ -15,7 +15,7 @@ from tessera.hw.link.port import LinkPort
 from tessera.hw.link.receiver import Delivery
 from tessera.hw.link.relay import HOPS, PARTS, Relay
 from tessera.hw.link.training import LinkState
-from tessera.hw.memory.port import MemoryStatus, Op
+from tessera.hw.memory.port import Access, MemoryStatus, Op
 from tessera.hw.models.memory import IdealMemory, Knobs
 from tessera.hw.models.serdes import Deserializer
 from tessera.hw.models.wire import Wire
@@ -48,7 +48,7 @@ class Detour(wiring.Component):
             m.d.comb += [relay.routes[NODES[name]].known.eq(1), relay.routes[NODES[name]].port.eq(number)]
         for number, (name, port) in enumerate(self.ports.items()):
             m.submodules[name] = DomainRenamer({"receive0": "sync"})(port)
-            m.submodules[f"memory_{name}"] = memory = IdealMemory(name=name)
+            m.submodules[f"memory_{name}"] = memory = IdealMemory(name=name, request=Access)
             wiring.connect(m, port.memory, memory.port)
             other = self.ports[ENDS[number ^ 1]]
             m.submodules[f"wire_{name}"] = wire = Wire((1,), seed=number + 1)

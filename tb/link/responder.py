@@ -9,7 +9,7 @@ from cocotb.triggers import ReadOnly, RisingEdge
 from tessera.hw.link.packet import RequestBody
 from tessera.hw.link.receiver import ROOM
 from tessera.hw.link.responder import PARTS, RESPONSE_LINES, Responder
-from tessera.hw.memory.port import MemoryStatus, Op
+from tessera.hw.memory.port import Access, MemoryStatus, Op
 from tessera.hw.models.memory import IdealMemory, Knobs
 from tessera.tb.bench import Bench, Dut, pack, unpack
 from tessera.tb.link.model import form_of
@@ -20,7 +20,7 @@ class WithMemory(wiring.Component):
 
     def __init__(self, lines):
         self.responder = Responder(lines)
-        self.memory = IdealMemory(windows=2, window_lines=256)
+        self.memory = IdealMemory(windows=2, window_lines=256, request=Access)
         members = {name: self.responder.signature.members[name] for name in MEMBERS}
         request = self.memory.port.signature.members["request"].signature.members["payload"].shape
         super().__init__({**members, "knobs": In(Knobs), "taken": Out(1), "request": Out(request)})

@@ -211,7 +211,7 @@ async def under_load(dut, pattern):
     bench.port("pattern").value = pattern.value
     await bench.reset()
     if bench.component.clients:
-        whole = {"node": 0, "base": 0, "length": 1 << 26, "rights": {"read": 1, "write": 1}}
+        whole = {"base": 0, "length": 1 << 26, "rights": {"read": 1, "write": 1}}
         await bench.send("window", [{"index": 0, "window": whole}])
     bench.port("go").value = 1
     cycles = 400_000

@@ -1,6 +1,7 @@
 """Testbench of hw/memory/fabric.py."""
 
-from collections import deque
+from collections import Counter, deque
+from itertools import product
 
 import cocotb
 from cocotb.triggers import ReadOnly, RisingEdge
@@ -9,200 +10,345 @@ from tessera.hw.memory.fabric import Fabric
 from tessera.hw.memory.port import MemoryStatus, Op
 from tessera.tb.bench import Bench, Dut
 
-DUTS = {"one": Dut(lambda: Fabric(1), watched=True), "five": Dut(lambda: Fabric(5), stalls=True, watched=True)}
+DUTS = {
+    "one": Dut(lambda: Fabric(1), watched=True),
+    "five": Dut(lambda: Fabric(5), stalls=True, watched=True),
+    "links": Dut(lambda: Fabric(3, 3), stalls=True, watched=True),
+}
 
+NODE = 3
+ROUTES = {0: 0, 1: 1, 2: 2, 9: 1}
+"""Behind which link a node is."""
+ALL = {"read": 1, "write": 1, "others_read": 1, "others_write": 1}
 WINDOWS = {
-    0: {"node": 3, "base": 0x100, "length": 0x40, "rights": {"read": 1, "write": 1}},
-    5: {"node": 3, "base": 0x1000, "length": 0x10, "rights": {"read": 1, "write": 0}},
-    6: {"node": 3, "base": 0x2000, "length": 0x10, "rights": {"read": 0, "write": 1}},
-    7: {"node": 2, "base": 0x3000, "length": 0x10, "rights": {"read": 1, "write": 1}},
-    63: {"node": 3, "base": (1 << 30) - 8, "length": 8, "rights": {"read": 1, "write": 1}},
+    0: {"base": 0x100, "length": 0x40, "rights": ALL},
+    5: {"base": 0x1000, "length": 0x10, "rights": {**ALL, "write": 0, "others_write": 0}},
+    6: {"base": 0x2000, "length": 0x10, "rights": {**ALL, "read": 0, "others_read": 0}},
+    7: {"base": 0x3000, "length": 0x10, "rights": {**ALL, "others_read": 0, "others_write": 0}},
+    8: {"base": 0x4000, "length": 0x10, "rights": {**ALL, "read": 0, "write": 0}},
+    63: {"base": (1 << 30) - 8, "length": 8, "rights": ALL},
 }
 
 
-def address_of(request):
-    """Line that a request reaches, or None when it has to be refused."""
-    window = WINDOWS.get(request["window"])
-    if window is None or window["node"] != 3 or request["offset"] >= window["length"]:
-        return None
-    if not window["rights"]["write" if request["op"] == Op.Write else "read"]:
-        return None
-    return window["base"] + request["offset"]
+def way_of(bench, request, other=False):
+    """Where a request has to go: ("lines", address), ("port0", (target, window, offset)), or the status of its answer."""
+    node, number = divmod(request["window"], 64)
+    if not other and node != NODE:
+        port = ROUTES.get(node, 8)
+        if port >= bench.component.ports:
+            return MemoryStatus.Failed
+        return f"port{port}", (node, number, request["offset"])
+    window = WINDOWS.get(number)
+    if window is None or request["offset"] >= window["length"]:
+        return MemoryStatus.Refused
+    if not window["rights"][("others_" if other else "") + ("write" if request["op"] == Op.Write else "read")]:
+        return MemoryStatus.Refused
+    return "lines", window["base"] + request["offset"]
+
+
+def content(where):
+    """What was in a line before anybody wrote it."""
+    return hash(where) & (1 << 512) - 1
 
 
 async def prepared(dut):
     bench = Bench(dut, DUTS)
-    dut.node.value = 3
+    dut.node.value = NODE
+    shape = bench.component.signature.members["routes"].shape
+    known = [ROUTES.get(node, 8) for node in range(16)]
+    routes = [{"known": port < bench.component.ports, "port": port % max(bench.component.ports, 1)} for port in known]
+    dut.routes.value = shape.const(routes).as_bits()
     await bench.reset()
     dut.refused__ready.value = 1
     await bench.send("window", [{"index": n, "window": window} for n, window in WINDOWS.items()])
+    bench.clients = [f"client{n}" for n in range(bench.component.clients)]
+    bench.others = [f"other{n}" for n in range(bench.component.ports)]
+    bench.ways = ["lines", *(f"port{n}" for n in range(bench.component.ports))]
     return bench
 
 
-async def memory(bench, stall, writes=None):
-    """A dict behind the line port; order holds within an id, and only there.
+def place(request):
+    """Where a request that came out goes."""
+    return int(request.address) if hasattr(request, "address") else (request.target, request.window, request.offset)
 
-    Adds (client, address, data) of each write to `writes`.
+
+async def memory(bench, way, stall, writes):
+    """Lines behind one way out. Order holds within an id for the memory, and altogether for a link.
+
+    Adds (way, client, where, data) of each write to `writes`.
     """
     lines, waiting = {}, {}
-    served = []
 
     async def respond():
         while True:
             while not (ids := [key for key, queue in waiting.items() if queue]):
                 await RisingEdge(bench.dut.clk)
             response = waiting[bench.random.choice(ids)].popleft()
-            await bench.send("lines.response", [response], stall)
+            await bench.send(f"{way}.response", [response], stall)
 
     cocotb.start_soon(respond())
     while True:
-        (request,) = await bench.receive("lines.request", 1, stall)
-        served.append(int(request.address))
+        (request,) = await bench.receive(f"{way}.request", 1, stall)
+        where = place(request) if way != "lines" else int(request.address)
         response = {"op": request.op, "id": request.id, "status": MemoryStatus.Ok, "data": 0}
         if request.op == Op.Write:
-            lines[request.address] = request.data
-            if writes is not None:
-                writes.append((request.id >> 3, request.address, request.data))
+            lines[where] = request.data
+            writes.append((way, request.id >> 3, where, request.data))
         else:
-            response["data"] = lines.get(request.address, request.address * 3)
-        waiting.setdefault(request.id, deque()).append(response)
+            response["data"] = lines.get(where, content(where))
+        waiting.setdefault(request.id if way == "lines" else 0, deque()).append(response)
 
 
 @cocotb.test()
 @cocotb.parametrize(stall=[0.0, 0.5])
 async def each_client_gets_its_answers_in_order(dut, stall):
+    """Of all sorts of requests, to all places there are and to some that there are not."""
     bench = await prepared(dut)
     writes, expected_writes = [], []
-    cocotb.start_soon(memory(bench, stall, writes))
-    refusals = []
+    for way in bench.ways:
+        cocotb.start_soon(memory(bench, way, stall, writes))
+    refusals, expected_refusals = [], []
 
     async def watch_refusals():
         while True:
-            (refusal,) = await bench.receive("refused", 1)
-            dut.refused__ready.value = 1
+            (refusal,) = await bench.receive("refused", 1, stall)
             refusals.append((refusal.client, refusal.id, refusal.write, refusal.window, refusal.offset))
 
+    counted = Counter()
+
     async def watch_served():
-        clients = [f"client{n}.response" for n in range(bench.component.clients)]
         while True:
             await ReadOnly()
-            taken = [bench.get(f"{client}.valid") & bench.get(f"{client}.ready") for client in clients]
+            every = [f"{client}.response" for client in bench.clients + bench.others]
+            taken = [bench.get(f"{client}.valid") & bench.get(f"{client}.ready") for client in every]
             assert bench.get("served") == sum(bit << n for n, bit in enumerate(taken))
+            assert not bench.get("far") & ~bench.get("served")
+            counted["far"] += bench.get("far").bit_count()
             await RisingEdge(dut.clk)
 
     cocotb.start_soon(watch_refusals())
     cocotb.start_soon(watch_served())
-    expected_refusals = []
 
-    async def client(n):
-        random = bench.random
-        requests = []
-        for _ in range(120):
+    async def client(number, name):
+        random, other = bench.random, name in bench.others
+        requests, ways = [], []
+        for _ in range(150):
             op = random.choice([Op.Read, Op.Write])
             request = {"op": op, "id": random.randrange(8), "data": random.getrandbits(512)}
-            request["window"] = random.choice([0, 0, 0, 0, 5, 6, 7, 9, 63])
+            node = 0 if other else random.choice([NODE, NODE, NODE, *ROUTES, 14])
+            request["window"] = node << 6 | random.choice([0, 0, 0, 0, 5, 6, 7, 8, 9, 63])
             request["offset"] = random.choice([random.randrange(8), 15, 16, 17, 0x3F, 0x40, 7, 8, (1 << 26) - 1])
             requests.append(request)
-            if address_of(request) is None:
-                expected_refusals.append((n, request["id"], int(op == Op.Write), request["window"], request["offset"]))
-            elif op == Op.Write:
-                expected_writes.append((n, address_of(request), request["data"]))
-        cocotb.start_soon(bench.send(f"client{n}.request", requests, stall))
-        answers = await bench.receive(f"client{n}.response", len(requests), stall)
+            ways.append(way_of(bench, request, other))
+            if ways[-1] is MemoryStatus.Refused:
+                window = request["window"] & 63
+                expected_refusals.append((number, request["id"], int(op == Op.Write), window, request["offset"]))
+            elif isinstance(ways[-1], tuple) and op == Op.Write:
+                expected_writes.append((ways[-1][0], number, ways[-1][1], request["data"]))
+        cocotb.start_soon(bench.send(f"{name}.request", requests, stall))
+        answers = await bench.receive(f"{name}.response", len(requests), stall)
         for id in range(8):
-            mine = [request for request in requests if request["id"] == id]
+            mine = [(request, way) for request, way in zip(requests, ways) if request["id"] == id]
             got = [answer for answer in answers if answer.id == id]
-            assert [answer.op for answer in got] == [request["op"] for request in mine]
-            for request, answer in zip(mine, got):
-                refused = address_of(request) is None
-                assert answer.status == (MemoryStatus.Refused if refused else MemoryStatus.Ok), request
-                if request["op"] == Op.Read and request["window"] == 5 and not refused:
-                    assert answer.data == address_of(request) * 3
+            assert [answer.op for answer in got] == [request["op"] for request, _ in mine]
+            for (request, way), answer in zip(mine, got):
+                assert answer.status == (MemoryStatus.Ok if isinstance(way, tuple) else way), request
+                if request["op"] == Op.Read and request["window"] & 63 == 5 and isinstance(way, tuple):
+                    if way[0] == "lines":
+                        assert answer.data == content(way[1])
+        if not other:
+            counted["expected"] += sum(isinstance(way, tuple) and way[0] != "lines" for way in ways)
 
-    running = [cocotb.start_soon(client(n)) for n in range(bench.component.clients)]
+    every = bench.clients + bench.others
+    running = [cocotb.start_soon(client(number, name)) for number, name in enumerate(every)]
     for task in running:
-        await bench.within(10_000, task, "a client")
+        await bench.within(20_000, task, "a client")
+    await bench.cycles(50)
     assert sorted(refusals) == sorted(expected_refusals)
-    assert sorted(writes) == sorted(expected_writes)
+    assert sorted(map(str, writes)) == sorted(map(str, expected_writes))
+    assert counted["far"] == counted["expected"] and (counted["far"] > 100) == (len(bench.ways) > 1)
 
 
 @cocotb.test()
 async def one_line_per_cycle_and_its_latency(dut):
+    """By each way out: all clients together, and others' as well, one a cycle; answers as well."""
     bench = await prepared(dut)
     if bench.stalled:
         return
     count = 60
-    began = bench.now()
-    for n in range(bench.component.clients):
-        cocotb.start_soon(
-            bench.send(f"client{n}.request", [{"window": 0, "offset": k, "op": Op.Read} for k in range(count)])
-        )
-    got = await bench.within(5_000, bench.receive("lines.request", count * bench.component.clients))
-    assert bench.now() - began == count * bench.component.clients + 2
-    assert [r.address for r in got if r.id >> 3 == 0] == [0x100 + k for k in range(count)]
-    began = bench.now()
-    cocotb.start_soon(bench.send("lines.response", [{"id": 0, "data": k} for k in range(count)]))
-    answers = await bench.within(5_000, bench.receive("client0.response", count))
-    assert bench.now() - began == count + 1
-    assert [answer.data for answer in answers] == list(range(count))
+    for way in bench.ways:
+        node = NODE if way == "lines" else int(way[4:])
+        askers = bench.clients + bench.others if way == "lines" else bench.clients
+        began = bench.now()
+        for name in askers:
+            window = 0 if name in bench.others else node << 6
+            requests = [{"window": window, "offset": k, "op": Op.Read, "id": 1} for k in range(count)]
+            cocotb.start_soon(bench.send(f"{name}.request", requests))
+        got = await bench.within(5_000, bench.receive(f"{way}.request", count * len(askers)))
+        assert bench.now() - began == count * len(askers) + 2, way
+        first = [place(r) for r in got if r.id >> 3 == 0]
+        assert first == [0x100 + k if way == "lines" else (node, 0, k) for k in range(count)]
+        for number, name in enumerate(askers):
+            began = bench.now()
+            cocotb.start_soon(bench.send(f"{way}.response", [{"id": number << 3 | 1, "data": k} for k in range(count)]))
+            answers = await bench.within(5_000, bench.receive(f"{name}.response", count))
+            assert bench.now() - began == count + (way == "lines"), (way, name)
+            assert [answer.data for answer in answers] == list(range(count))
+
+
+@cocotb.test()
+async def nobody_waits_for_who_goes_elsewhere(dut):
+    """One way out takes nothing and answers nothing: requests by the others, and those of other chips, go on."""
+    bench = await prepared(dut)
+    if len(bench.ways) == 1 or bench.stalled:
+        return
+    for stuck in bench.ways:
+        await bench.reset()
+        await bench.send("window", [{"index": n, "window": window} for n, window in WINDOWS.items()])
+        node = NODE if stuck == "lines" else int(stuck[4:])
+        requests = [{"window": node << 6, "offset": 1, "op": Op.Read}] * 20
+        sender = cocotb.start_soon(bench.send("client0.request", requests))
+        await bench.cycles(30)
+        assert not sender.done()
+        for way in bench.ways:
+            if way == stuck:
+                continue
+            node = NODE if way == "lines" else int(way[4:])
+            askers = ["client1", "client2"] + (bench.others if way == "lines" else [])
+            for name in askers:
+                window = 0 if name in bench.others else node << 6
+                requests = [{"window": window, "offset": k, "op": Op.Read} for k in range(30)]
+                cocotb.start_soon(bench.send(f"{name}.request", requests))
+            began = bench.now()
+            await bench.within(500, bench.receive(f"{way}.request", 30 * len(askers)), f"{way} while {stuck} is stuck")
+            assert bench.now() - began <= 30 * len(askers) + 2
+            responses = [
+                {"id": number << 3, "op": Op.Read}
+                for number, name in enumerate(bench.clients + bench.others)
+                for _ in range(30 if name in askers else 0)
+            ]
+            cocotb.start_soon(bench.send(f"{way}.response", responses))
+            for number, name in enumerate(askers):
+                await bench.within(500, bench.receive(f"{name}.response", 30), f"{name} by {way}")
+        sender.cancel()
+
+
+@cocotb.test()
+async def an_id_goes_one_way_at_a_time(dut):
+    """A request waits until what its id has under way elsewhere is answered; one of another id does not."""
+    bench = await prepared(dut)
+    if len(bench.ways) == 1:
+        return
+    for first, second in product(range(len(bench.ways)), repeat=2):
+        if first == second:
+            continue
+        nodes = [NODE if way == 0 else way - 1 for way in (first, second)]
+        requests = [{"window": nodes[k] << 6, "offset": k, "op": Op.Read, "id": 4} for k in (0, 0, 1)]
+        sender = cocotb.start_soon(bench.send("client0.request", requests))
+        await bench.within(200, bench.receive(f"{bench.ways[first]}.request", 2))
+        answer = {"id": 4, "op": Op.Read, "status": MemoryStatus.Ok}
+        answers = cocotb.start_soon(bench.receive("client0.response", 3))
+        await bench.send(f"{bench.ways[first]}.response", [{**answer, "data": 1}])
+        await bench.cycles(60)
+        assert not sender.done() and not bench.get(f"{bench.ways[second]}.request.valid")
+        await bench.send("client1.request", [{"window": nodes[1] << 6, "offset": 3, "op": Op.Read, "id": 4}])
+        (passed,) = await bench.within(200, bench.receive(f"{bench.ways[second]}.request", 1))
+        assert passed.id == 1 << 3 | 4
+        cocotb.start_soon(bench.send(f"{bench.ways[second]}.response", [{**answer, "id": 1 << 3 | 4}]))
+        await bench.within(200, bench.receive("client1.response", 1))
+        await bench.send(f"{bench.ways[first]}.response", [{**answer, "data": 2}])
+        await bench.within(200, bench.receive(f"{bench.ways[second]}.request", 1))
+        await bench.send(f"{bench.ways[second]}.response", [{**answer, "data": 3}])
+        assert [answer.data for answer in await bench.within(200, answers)] == [1, 2, 3]
+        await sender
+
+
+@cocotb.test()
+async def others_wait_for_no_refusal_of_ours(dut):
+    """An engine's refusal waits for what that has under way over a link; another chip's requests do not."""
+    bench = await prepared(dut)
+    if len(bench.ways) == 1:
+        return
+    requests = [{"window": 0, "offset": 1, "op": Op.Read, "id": 2}, {"window": NODE << 6 | 9, "op": Op.Read, "id": 1}]
+    sender = cocotb.start_soon(bench.send("client0.request", [*requests, {"window": NODE << 6, "id": 1}]))
+    await bench.within(200, bench.receive("port0.request", 1))
+    await bench.cycles(60)
+    assert not sender.done()
+    for name in bench.others:
+        cocotb.start_soon(bench.send(f"{name}.request", [{"window": 0, "offset": k, "op": Op.Read} for k in range(9)]))
+    await bench.within(500, bench.receive("lines.request", 27))
+    cocotb.start_soon(bench.send("port0.response", [{"id": 2, "op": Op.Read}]))
+    answers = await bench.within(200, bench.receive("client0.response", 2))
+    assert [(a.id, a.status) for a in answers] == [(2, MemoryStatus.Ok), (1, MemoryStatus.Refused)]
+    await bench.within(200, bench.receive("lines.request", 1))
 
 
 @cocotb.test()
 async def reset_takes_all_windows_back(dut):
     bench = await prepared(dut)
-    whole = {"node": 3, "base": 0, "length": 1 << 20, "rights": {"read": 1, "write": 1}}
+    whole = {"base": 0, "length": 1 << 20, "rights": ALL}
     await bench.send("window", [{"index": n, "window": whole} for n in range(64)])
     await bench.reset()
     dut.refused__ready.value = 1
-    cocotb.start_soon(bench.send("client0.request", [{"window": n, "offset": 0, "op": Op.Read} for n in range(64)]))
-    answers = await bench.within(500, bench.receive("client0.response", 64))
-    assert all(answer.status == MemoryStatus.Refused for answer in answers)
+    for name in ["client0", *bench.others]:
+        first = 0 if name in bench.others else NODE << 6
+        requests = [{"window": first + n, "offset": 0, "op": Op.Read} for n in range(64)]
+        cocotb.start_soon(bench.send(f"{name}.request", requests))
+        answers = await bench.within(2_000, bench.receive(f"{name}.response", 64))
+        assert all(answer.status == MemoryStatus.Refused for answer in answers)
 
 
 @cocotb.test()
 async def any_window(dut):
-    """Its first and last line are reached, the next one is not; nor any with the right or the node missing."""
+    """Its first and last line are reached, the next one is not; nor any with the right missing."""
     bench = await prepared(dut)
     writes = []
-    cocotb.start_soon(memory(bench, 0.0, writes))
     draw = bench.random.getrandbits
+    lines = []
 
-    async def reaches(index, op, offset):
-        """The answer's status, and the address that was asked for if it is an ``Ok`` of a read of a fresh line."""
-        client = bench.random.randrange(bench.component.clients)
-        data = draw(512)
-        request = {"op": op, "id": draw(3), "window": index, "offset": offset, "data": data}
-        await bench.send(f"client{client}.request", [request])
-        (answer,) = await bench.within(500, bench.receive(f"client{client}.response", 1))
+    async def answer():
+        while True:
+            (request,) = await bench.receive("lines.request", 1)
+            lines.append((request.id >> 3, request.op, int(request.address), request.data))
+            await bench.send("lines.response", [{"op": request.op, "id": request.id, "data": 0}])
+
+    cocotb.start_soon(answer())
+
+    async def reaches(name, index, op, offset):
+        """The answer's status; if it is ``Ok``, the line that was reached has to be the right one."""
+        data, number = draw(512), (bench.clients + bench.others).index(name)
+        node = NODE if name in bench.clients else 0
+        request = {"op": op, "id": draw(3), "window": node << 6 | index, "offset": offset, "data": data}
+        await bench.send(f"{name}.request", [request])
+        (answer,) = await bench.within(500, bench.receive(f"{name}.response", 1))
         assert (answer.op, answer.id) == (op, request["id"])
-        if (op, answer.status) == (Op.Write, MemoryStatus.Ok):
-            assert writes.pop() == (client, (base + offset) % (1 << 30), data)
-        assert not writes
-        return answer.status, answer.data // 3 if op == Op.Read else None
+        if answer.status == MemoryStatus.Ok:
+            assert lines.pop() == (number, op, (base + offset) % (1 << 30), data)
+        assert not lines
+        return MemoryStatus(answer.status)
 
     async def set_window(index, **fields):
         await bench.send("window", [{"index": index, "window": fields}])
 
     lengths = [1 << n for n in range(27)] + [(1 << 26) - 1, 3, 77777]
     for index, length in enumerate(lengths + [1 + draw(26) for _ in range(60)]):
-        index, base, node = index % 64, draw(30), draw(6)
-        dut.node.value = node
-        both = {"read": 1, "write": 1}
-        await set_window(index, node=node, base=base, length=length, rights=both)
+        index, base = index % 64, draw(30)
+        name = bench.random.choice(bench.clients + bench.others)
+        mine = "" if name in bench.clients else "others_"
+        await set_window(index, base=base, length=length, rights=ALL)
         for offset in {0, length // 2, length - 1}:
-            status, address = await reaches(index, Op.Read, offset)
-            assert (status, address) == (MemoryStatus.Ok, (base + offset) % (1 << 30)), (index, base, length, offset)
-        assert (await reaches(index, Op.Write, draw(26) % length))[0] == MemoryStatus.Ok
-        refused = [{"rights": {"read": 0, "write": 1}}, {"node": node ^ 1 << draw(3) % 6}, {"length": 0}]
+            assert await reaches(name, index, Op.Read, offset) == MemoryStatus.Ok, (index, base, length, offset)
+        assert await reaches(name, index, Op.Write, draw(26) % length) == MemoryStatus.Ok
         if length < 1 << 26:
-            assert (await reaches(index, Op.Read, length))[0] == MemoryStatus.Refused, (index, length)
-            assert (await reaches(index, Op.Write, (1 << 26) - 1))[0] == MemoryStatus.Refused, (index, length)
-        for change in refused:
-            fields = {"node": node, "base": base, "length": length, "rights": both} | change
-            await set_window(index, **fields)
-            assert (await reaches(index, Op.Read, 0))[0] == MemoryStatus.Refused, (index, change)
-        await set_window(index, node=node, base=base, length=length, rights={"read": 1, "write": 0})
-        assert (await reaches(index, Op.Write, 0))[0] == MemoryStatus.Refused, index
+            assert await reaches(name, index, Op.Read, length) == MemoryStatus.Refused, (index, length)
+            assert await reaches(name, index, Op.Write, (1 << 26) - 1) == MemoryStatus.Refused, (index, length)
+        for change in ({"rights": {**ALL, f"{mine}read": 0}}, {"length": 0}):
+            await set_window(index, **{"base": base, "length": length, "rights": ALL} | change)
+            assert await reaches(name, index, Op.Read, 0) == MemoryStatus.Refused, (index, change)
+        await set_window(index, base=base, length=length, rights={f"{mine}read": 1})
+        assert await reaches(name, index, Op.Write, 0) == MemoryStatus.Refused, index
+        assert await reaches(name, index, Op.Read, 0) == MemoryStatus.Ok, index
+    assert not writes
 
 
 @cocotb.test()
@@ -212,14 +358,15 @@ async def a_refusal_waits_for_all_answers(dut, stall):
     bench = await prepared(dut)
     if bench.stalled:
         return
-    clients = range(bench.component.clients)
-    for client, count in [(clients[-1], 1), (clients[0], 1000), *((client, 600) for client in clients)]:
-        requests = [{"window": 0, "offset": 1, "op": Op.Read, "id": 2}] * count
-        requests += [{"window": 9, "offset": 5, "op": Op.Read, "id": 2}, {"window": 0, "offset": 2, "id": 2}]
-        sender = cocotb.start_soon(bench.send(f"client{client}.request", requests, stall))
+    names = bench.clients + bench.others
+    for name, count in [(names[-1], 1), (names[0], 1000), *((name, 600) for name in names)]:
+        number = names.index(name)
+        near = {"window": NODE << 6 if name in bench.clients else 0, "offset": 1, "op": Op.Read, "id": 2}
+        requests = [near] * count + [{**near, "window": near["window"] + 9, "offset": 5}, {**near, "offset": 2}]
+        sender = cocotb.start_soon(bench.send(f"{name}.request", requests, stall))
         await bench.within(3_000, bench.receive("lines.request", count))
-        answers = cocotb.start_soon(bench.receive(f"client{client}.response", count + 2))
-        response = {"id": client << 3 | 2, "data": 7}
+        answers = cocotb.start_soon(bench.receive(f"{name}.response", count + 2))
+        response = {"id": number << 3 | 2, "data": 7}
         await bench.send("lines.response", [response] * (count - 1), stall)
         await bench.cycles(20)
         assert not sender.done() and not bench.get("lines.request.valid")
@@ -229,3 +376,14 @@ async def a_refusal_waits_for_all_answers(dut, stall):
         statuses = [answer.status for answer in await bench.within(100, answers)]
         assert statuses == [MemoryStatus.Ok] * count + [MemoryStatus.Refused, MemoryStatus.Ok]
         await sender
+
+
+@cocotb.test()
+async def constructor_says_what_is_wrong(dut):
+    for clients, ports, words in ((0, 0, "clients is 0"), (33, 0, "clients is 33"), (30, 3, "29"), (4, 9, "ports is 9")):
+        try:
+            Fabric(clients, ports)
+        except ValueError as error:
+            assert words in str(error)
+        else:
+            raise AssertionError(f"{clients} clients and {ports} ports were taken")

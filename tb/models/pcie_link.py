@@ -12,7 +12,7 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.hw.lib.streams import connect
-from tessera.hw.memory.port import MemoryPort, MemoryStatus
+from tessera.hw.memory.port import Access, MemoryPort, MemoryStatus
 from tessera.hw.models.pcie_link import PcieLine, PcieLink, PcieLinkParameters, PcieRead
 from tessera.tb.bench import Bench, Dut, pack
 
@@ -35,7 +35,7 @@ class PatternMemory(wiring.Component):
     stall/16 of the cycles; all requests while ``hold``.
     """
 
-    port: In(MemoryPort())
+    port: In(MemoryPort(Access))
     latency: In(8)
     stall: In(4)
     hold: In(1)

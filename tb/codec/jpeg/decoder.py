@@ -110,7 +110,7 @@ class EitherBench(EngineBench):
     async def open_windows(self):
         """Windows over the DRAM, as the ideal memory has them."""
         lines, rights = WINDOW_LINES, {"read": 1, "write": 1}
-        windows = [{"node": 0, "base": n * lines, "length": lines, "rights": rights} for n in range(8)]
+        windows = [{"base": n * lines, "length": lines, "rights": rights} for n in range(8)]
         await self.send("window", [{"index": n, "window": window} for n, window in enumerate(windows)])
 
     async def read_lines(self, window, line, count):
