@@ -1,6 +1,6 @@
 """Parameters of the chip and its parts: frozen dataclasses, checked when made, and named presets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = ["ChipConfig", "DdrConfig", "SystemConfig", "ddr4_2400r", "ddr4_3200aa"]
 
@@ -141,6 +141,10 @@ class ChipConfig:
         Descriptors that wait for one engine.
     watchdog
         Cycles after which an engine that neither works nor gets answers gives its task up.
+    ports
+        Links to other chips.
+    lanes
+        Of each link.
     """
 
     ddr: DdrConfig = field(default_factory=ddr4_3200aa)
@@ -148,6 +152,8 @@ class ChipConfig:
     max_width: int = 2048
     queue: int = 16
     watchdog: int = 1 << 16
+    ports: int = 0
+    lanes: int = 1
 
     def __post_init__(self):
         for name, low, high in (("memory_lines", 1 << 11, 1 << 29), ("max_width", 64, 8192)):
@@ -158,23 +164,40 @@ class ChipConfig:
             raise ValueError(f"queue is {self.queue}; 2 to 64 expected")
         if not 256 <= self.watchdog <= 1 << 24:
             raise ValueError(f"watchdog is {self.watchdog}; 256 to {1 << 24} cycles expected")
+        if not 0 <= self.ports <= 8:
+            raise ValueError(f"ports is {self.ports}; 0 to 8 expected")
+        if self.lanes not in (1, 2, 4):
+            raise ValueError(f"lanes is {self.lanes}; 1, 2 or 4 expected")
 
 
 @dataclass(frozen=True)
 class SystemConfig:
-    """What is simulated: a chip, its DRAM, and a host.
+    """What is simulated: chips in a full mesh of links, their DRAM, and a host.
 
     Parameters
     ----------
     chip
-        The chip.
+        Each chip, but for its links: it has as many as there are other chips.
     host_bytes
         Of the host's memory, a power of two.
+    chips
+        How many.
+    wire
+        Cycles that a link's wires take.
     """
 
     chip: ChipConfig = field(default_factory=ChipConfig)
     host_bytes: int = 1 << 26
+    chips: int = 1
+    wire: int = 1
 
     def __post_init__(self):
         if not 1 << 16 <= self.host_bytes <= 1 << 31 or self.host_bytes & (self.host_bytes - 1):
             raise ValueError(f"host_bytes is {self.host_bytes}; a power of two from {1 << 16} to {1 << 31} expected")
+        if not 1 <= self.chips <= 8:
+            raise ValueError(f"chips is {self.chips}; 1 to 8 expected")
+        if not 1 <= self.wire <= 64:
+            raise ValueError(f"wire is {self.wire}; 1 to 64 cycles expected")
+        if self.chip.ports not in (0, self.chips - 1):
+            raise ValueError(f"chip.ports is {self.chip.ports}; {self.chips - 1} expected: chips are all linked")
+        object.__setattr__(self, "chip", replace(self.chip, ports=self.chips - 1))

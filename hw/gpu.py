@@ -1,4 +1,4 @@
-"""One chip: host port, dispatch, engines, fabric, memory controller."""
+"""One chip: host port, dispatch, engines, fabric, memory controller, links."""
 
 from amaranth.hdl import *
 from amaranth.lib import data, wiring
@@ -13,16 +13,23 @@ from tessera.hw.engine import EngineKind
 from tessera.hw.host.egress import Egress
 from tessera.hw.host.ingest import Ingest
 from tessera.hw.host.port import HostConfig, HostPort
-from tessera.hw.host.registers import ChipParameters
+from tessera.hw.host.registers import ChipParameters, LinkStatus
 from tessera.hw.host.tlp import PciePort
 from tessera.hw.lib.counters import EventCounters
+from tessera.hw.lib.repeated import repeated
 from tessera.hw.lib.streams import connect
+from tessera.hw.link.block import BLOCK_BITS
+from tessera.hw.link.link import LinkCounts, LinkParameters
+from tessera.hw.link.packet import CLASSES
+from tessera.hw.link.port import LinkPort
+from tessera.hw.link.relay import HOPS, Relay
+from tessera.hw.link.routes import Routes
 from tessera.hw.master.dispatch import Dispatch
 from tessera.hw.memory.ddr import DdrController
 from tessera.hw.memory.dram import DramBus
 from tessera.hw.memory.fabric import Fabric
 
-__all__ = ["COUNTER_NAMES", "ENGINES", "Gpu", "TaskEvent"]
+__all__ = ["ENGINES", "Gpu", "TaskEvent", "counters_of"]
 
 ENGINES = {
     EngineKind.Ingest: lambda config: Ingest(watchdog=config.watchdog),
@@ -33,19 +40,35 @@ ENGINES = {
 }
 """The chip's engines, in the order of their fabric clients: a new codec is a row here."""
 
-_PER_ENGINE = ("busy", "waits_first", "waits_second", "held", "lines")
+_PER_ENGINE = ("busy", "waits_first", "waits_second", "held", "lines", "far")
 _PER_MEMORY = ("read", "write", "refresh", "held")
-COUNTER_NAMES = (
+_PER_LINK = tuple(
+    (f"{name}.{n}" if isinstance(field.shape, data.ArrayLayout) else name)
+    for name, field in LinkCounts.as_shape()
+    for n in range(field.shape.length if isinstance(field.shape, data.ArrayLayout) else 1)
+)
+_EVENTS = (
     "cycles",
     *(f"{kind.name}.{event}" for kind in ENGINES for event in _PER_ENGINE),
     *(f"memory.{event}" for event in _PER_MEMORY),
 )
-"""What each performance counter counts, in the order of ``COUNTER_SELECT``, in cycles.
 
-``busy``: the engine works. ``waits_first``, ``waits_second``: its next task's first or second wait is not met.
-``held``: the fabric holds a request of it back. ``lines``: lines that it read or wrote. For the memory: lines read and
-written, cycles given up to refresh, and cycles with work under way.
-"""
+
+def counters_of(config):
+    """The performance counters of a chip: what each counts, and its number for ``COUNTER_SELECT``.
+
+    Those of engines and memory count cycles. ``busy``: the engine works. ``waits_first``, ``waits_second``: its next
+    task's first or second wait is not met. ``held``: the fabric holds a request of it back. ``lines``: lines that it
+    read or wrote; ``far``: of these, over a link. For the memory: lines read and written, cycles given up to refresh,
+    and cycles with work under way.
+
+    Those of link n have the numbers 256 (n + 1) and on, and are fields of :class:`LinkCounts`; they have 32 bits, and
+    nothing but a reset clears them.
+    """
+    links = {
+        f"link{n}.{name}": (n + 1 << 8) + k for n in range(config.ports) for k, name in enumerate(_PER_LINK)
+    }
+    return {name: n for n, name in enumerate(_EVENTS)} | links
 
 
 class TaskEvent(data.Struct):
@@ -61,6 +84,8 @@ class Gpu(wiring.Component):
     Parameters
     ----------
     config : :class:`ChipConfig`
+    one_clock : bool
+        Links receive in ``sync``: for the simulation of a system.
 
     Members
     -------
@@ -68,19 +93,27 @@ class Gpu(wiring.Component):
         To the host.
     dram : :py:`Out(DramBus())`
         To the DRAM devices.
-    node : :py:`In(6)`
+    node : :py:`In(4)`
         The chip's number, a strap.
+    lanes_o : :py:`Out(array of as many arrays of 257 bits as there are links and lanes)`
+        To the serializers of each link, if there are links.
+    lanes_i, slip : In, Out
+        From the deserializers, lane n of link k in clock domain ``receive<k>_<n>``.
     began, ended : :py:`Out(array of TaskEvent)`
         For waveforms: an engine, in the order of :data:`ENGINES`, took a task or said done.
     """
 
-    def __init__(self, config=ChipConfig()):
-        self.config = config
+    def __init__(self, config=ChipConfig(), *, one_clock=False):
+        self.config, self.one_clock = config, one_clock
+        bits = data.ArrayLayout(data.ArrayLayout(BLOCK_BITS, config.lanes), config.ports)
+        slips = data.ArrayLayout(config.lanes, config.ports)
+        links = {"lanes_o": Out(bits), "lanes_i": In(bits), "slip": Out(slips)} if config.ports else {}
         super().__init__(
             {
                 "pcie": Out(PciePort()),
                 "dram": Out(DramBus()),
-                "node": In(6),
+                "node": In(4),
+                **links,
                 "began": Out(data.ArrayLayout(TaskEvent, len(ENGINES))),
                 "ended": Out(data.ArrayLayout(TaskEvent, len(ENGINES))),
             }
@@ -89,12 +122,12 @@ class Gpu(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        chip = ChipParameters(engines=tuple(ENGINES), memory_lines=config.memory_lines, windows=WINDOWS)
+        chip = ChipParameters(engines=tuple(ENGINES), memory_lines=config.memory_lines, links=config.ports)
         m.submodules.host = host = HostPort(HostConfig(chip=chip))
         m.submodules.dispatch = dispatch = Dispatch(ENGINES, depth=config.queue)
-        m.submodules.fabric = fabric = Fabric(len(ENGINES))
+        m.submodules.fabric = fabric = Fabric(len(ENGINES), config.ports)
         m.submodules.ddr = ddr = DdrController(config.ddr)
-        m.submodules.counters = counters = EventCounters(len(COUNTER_NAMES))
+        m.submodules.counters = counters = EventCounters(len(_EVENTS))
 
         wiring.connect(m, host.pcie, wiring.flipped(self.pcie))
         wiring.connect(m, ddr.dram, wiring.flipped(self.dram))
@@ -111,7 +144,10 @@ class Gpu(wiring.Component):
             counters.clear.eq(host.reset_counters),
             counters.select.eq(host.counter_select),
             host.counter_value.eq(counters.value),
+            host.node.eq(self.node),
         ]
+        if config.ports:
+            self._links(m, host, fabric)
 
         events = [C(1)]
         for n, (kind, make) in enumerate(ENGINES.items()):
@@ -130,7 +166,7 @@ class Gpu(wiring.Component):
                 self.ended[n].tag.eq(engine.done.payload.tag),
             ]
             held = engine.memory.request.valid & ~engine.memory.request.ready
-            events += [activity.busy, activity.waits_first, activity.waits_second, held, fabric.served[n]]
+            events += [activity.busy, activity.waits_first, activity.waits_second, held, fabric.served[n], fabric.far[n]]
             if kind is EngineKind.Ingest:
                 connect(m, engine.host.request, host.ingest.request)
                 connect(m, host.ingest.line, engine.host.line)
@@ -141,3 +177,61 @@ class Gpu(wiring.Component):
         events += [getattr(ddr.activity, event) for event in _PER_MEMORY]
         m.d.comb += counters.events.eq(Cat(events))
         return m
+
+    def _links(self, m, host, fabric):
+        """The links, what goes on from one to another, and the table of routes."""
+        config = self.config
+        count = config.ports
+        m.submodules.routes = routes = Routes(count)
+        connect(m, host.route, routes.set)
+        m.d.comb += fabric.routes.eq(routes.first)
+        ports, counts, statuses = [], Array(), Array()
+        for n in range(count):
+            clocks = {
+                f"receive{lane}": "sync" if self.one_clock else f"receive{n}_{lane}" for lane in range(config.lanes)
+            }
+            p = LinkParameters(lanes=config.lanes)
+            key = p, self.one_clock or n
+            port = repeated(m, f"link{n}", "link_port", lambda: LinkPort(p), key=key, domains=clocks)
+            connect(m, getattr(fabric, f"port{n}").request, port.request)
+            connect(m, port.response, getattr(fabric, f"port{n}").response)
+            connect(m, port.memory.request, getattr(fabric, f"other{n}").request)
+            connect(m, getattr(fabric, f"other{n}").response, port.memory.response)
+            status = Signal(LinkStatus, name=f"status{n}")
+            m.d.comb += [
+                port.node.eq(self.node),
+                port.o.ready.eq(1),
+                routes.lost[n].eq(port.lost),
+                self.lanes_o[n].eq(port.lanes_o),
+                port.lanes_i.eq(self.lanes_i[n]),
+                self.slip[n].eq(port.slip),
+                status.state.eq(port.state),
+                status.lost.eq(port.lost),
+                status.peer.eq(port.peer),
+            ]
+            bits = Value.cast(port.counts)
+            counts.append(Array(bits[k : k + 32] for k in range(0, len(bits), 32))[host.counter_select[:8]])
+            statuses.append(status.as_value())
+            ports.append(port)
+        m.d.comb += host.link_status.eq(statuses[host.link_index])
+        with m.If(host.counter_select[8:] != 0):
+            m.d.comb += host.counter_value.eq(counts[(host.counter_select[8:] - 1)[:3]])
+
+        # What comes for other chips goes on. What is lost on the way, who asked for it gives up.
+        if count == 1:
+            m.d.comb += ports[0].room.eq(~C(0, CLASSES))
+            return
+        m.submodules.relay = relay = Relay(count)
+        m.d.comb += [relay.routes.eq(routes.direct), relay.lost.eq(routes.lost)]
+        for n, port in enumerate(ports):
+            come, room = getattr(relay, f"i{n}"), getattr(relay, f"room{n}")
+            m.d.comb += [
+                come.valid.eq(port.o.valid & ~port.o.payload.here),
+                come.payload.eq(port.o.payload),
+                port.room.eq(~C(0, CLASSES)),
+                *(port.room[first.value].eq(room[hop]) for hop, (first, _) in enumerate(HOPS)),
+            ]
+            for _, kind in HOPS:
+                # No joint: they are withdrawn when the link is lost.
+                source, sink = getattr(relay, f"o{n}_{kind.value}"), getattr(port, f"i{kind.value}")
+                m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]

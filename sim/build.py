@@ -20,7 +20,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,7 @@ from cocotb_tools import runner as cocotb_runner
 
 import tessera.golden
 import tessera.hw
+from tessera.hw.lib.repeated import RepeatedModules
 from tessera.hw.lib.streams import Instruments, instrumented
 from tessera.hw.models.storage import STORAGE_VERILOG
 from tessera.sim.convert import to_verilog
@@ -133,15 +134,21 @@ def elaborate(
     instruments
         What stands at each joint of streams; nothing unless told.
     src
-        Keep the Amaranth source line of everything as attributes, for synthesis reports.
+        Keep the Amaranth source line of everything as attributes, for synthesis reports, and a module for each
+        instance, named by its path. Else what is alike is one module.
     """
     instruments = instruments or Instruments()
     digest = _digest(Path(__file__).read_text(), source_hash(), key, name, repr(instruments), str(src))
     kept = build_folder() / "verilog" / f"{digest}.v"
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():
-            with instrumented(instruments):
-                text = to_verilog(make(), name=name, emit_src=src, strip_internal_attrs=not src)
+            options = {"emit_src": src, "strip_internal_attrs": not src}
+            modules = RepeatedModules()
+            with instrumented(instruments), nullcontext() if src else modules.entered():
+                text = to_verilog(make(), name=name, **options)
+            for module, component in modules.pending():
+                with instrumented(instruments), modules.entered():
+                    text += to_verilog(component, name=module, **options)
             partial = kept.with_suffix(".part")
             # `always @*` with nothing to wait for never runs: a part of a signal that is constant would stay 0.
             partial.write_text(re.sub(r"always @\*(\n[^\n;=]+ = \d+'[bdh][0-9a-f]+;\n)", r"always_comb\1", text))

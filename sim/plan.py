@@ -129,7 +129,7 @@ class Plan:
         loads = [{"memory": "host", "file": "host.image", "start": 0, "count": len(self.image) // LINE_BYTES}]
         for n, (line, data) in enumerate(self.loads):
             (folder / f"dram{n}.image").write_bytes(data)
-            entry = {"memory": "dram", "file": f"dram{n}.image", "start": line, "count": len(data) // LINE_BYTES}
+            entry = {"memory": "dram0", "file": f"dram{n}.image", "start": line, "count": len(data) // LINE_BYTES}
             loads.append(entry)
         ring = self.completion[0] // LINE_BYTES
         dumps = [_dump("host", "completions", ring, len(self.tasks) * RECORD_BYTES // LINE_BYTES)]
@@ -138,7 +138,7 @@ class Plan:
             dumps.append(_dump("host", "results", start, count))
         start, count = self.surfaces_range()
         if count and dump_surfaces:
-            dumps.append(_dump("dram", "surfaces", start, count))
+            dumps.append(_dump("dram0", "surfaces", start, count))
         content = {
             "loads": loads,
             "registers": self.registers(),

@@ -38,16 +38,16 @@ __all__ = [
 
 GROUPS = {
     "events": (),
-    "host": ("top.host_model", "top.chip.host"),
-    "dispatch": ("top.chip.dispatch",),
-    "ingest": ("top.chip.ingest",),
-    "decode": ("top.chip.jpegdecode",),
-    "compute": ("top.chip.compute",),
-    "encode": ("top.chip.jpegencode",),
-    "egress": ("top.chip.egress",),
-    "fabric": ("top.chip.fabric",),
-    "ddr": ("top.chip.ddr",),
-    "dram": ("top.devices",),
+    "host": ("top.root0", "top.chip0.host"),
+    "dispatch": ("top.chip0.dispatch",),
+    "ingest": ("top.chip0.ingest",),
+    "decode": ("top.chip0.jpegdecode",),
+    "compute": ("top.chip0.compute",),
+    "encode": ("top.chip0.jpegencode",),
+    "egress": ("top.chip0.egress",),
+    "fabric": ("top.chip0.fabric",),
+    "ddr": ("top.chip0.ddr",),
+    "dram": ("top.devices0",),
 }
 """Groups in the order of the data: instances that each consists of. Events are ports of the top, always there."""
 ALL = "all"
@@ -121,7 +121,7 @@ class Waves:
         with file.open("w") as out:
             save = GTKWSave(out)
             save.dumpfile(traced.name, abspath=False)
-            save.treeopen("top.chip.")
+            save.treeopen("top.chip0.")
             save.sst_expanded(False)
             with save.group("clock and events"):
                 for name, width in _ports(modules.get("top", {})):

@@ -16,7 +16,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import FallingEdge, First, Timer, ValueChange
 
-from tessera.hw.gpu import COUNTER_NAMES
+from tessera.hw.gpu import counters_of
 from tessera.hw.host.registers import ADDRESS, IDENTIFICATION, REGISTERS
 from tessera.hw.models.host import MSI_ADDRESS
 from tessera.hw.system import System
@@ -29,15 +29,15 @@ _ERRORS = tuple(r.name for r in REGISTERS if r.name.startswith(("REFUSED", "BUS_
 
 
 class Host:
-    """The host's processor and its driver of the chip."""
+    """The host's processor and its driver of a chip."""
 
-    def __init__(self, bench: Bench):
-        self.bench = bench
+    def __init__(self, bench: Bench, chip: int = 0):
+        self.bench, self.chip = bench, chip
 
     async def _access(self, write: int, name: str, value: int) -> Any:
         bench = self.bench
-        await bench.send("mmio_request", [{"write": write, "address": ADDRESS[name], "data": value}])
-        (answer,) = await bench.within(_MMIO_LIMIT, bench.receive("mmio_response", 1), f"an access to {name}")
+        await bench.send(f"mmio_request{self.chip}", [{"write": write, "address": ADDRESS[name], "data": value}])
+        (answer,) = await bench.within(_MMIO_LIMIT, bench.receive(f"mmio_response{self.chip}", 1), f"an access to {name}")
         assert answer.status == 0, f"an access to {name} was answered with completion status {answer.status}"
         return answer.data
 
@@ -48,6 +48,15 @@ class Host:
     async def read(self, name: str) -> int:
         """Value of a register."""
         return await self._access(0, name, 0)
+
+    async def counters(self) -> dict[str, int]:
+        """The performance counters."""
+        found = {}
+        for name, number in counters_of(self.bench.component.config.chip).items():
+            await self.write("COUNTER_SELECT", number)
+            low = await self.read("COUNTER_LOW")
+            found[name] = low | await self.read("COUNTER_HIGH") << 32
+        return found
 
     async def backdoor(self, what: str, memory: str, file: str, start: int, count: int) -> None:
         """``load`` a memory from `file` or ``dump`` it to there: `count` lines from line `start` on."""
@@ -80,7 +89,7 @@ class Host:
         """Ring the doorbell and sleep until all tasks have ended; how many did before the limit."""
         bench, total = self.bench, plan["tasks"]
         deadline = began + plan["limit_cycles"]
-        interrupts = bench.port("msi_count")
+        interrupts = bench.port(f"msi_count{self.chip}")
         seen = interrupts.value.to_unsigned()
         await self.write("SUBMIT_TAIL", total)
         ended = 0
@@ -99,9 +108,16 @@ class Host:
         return ended
 
 
-def _set_knobs(bench: Bench, knobs: dict[str, int]) -> None:
+async def cold_start(bench: Bench, knobs: dict[str, int]) -> None:
+    """Reset everything, with a host that behaves so."""
+    for memory in ("host", *(f"dram{n}" for n in bench.component.chips)):
+        for part in ("load", "dump", "start", "count"):
+            bench.port(f"{memory}.{part}").value = 0
+    if bench.component.links:
+        bench.port("errors").value = bench.port("cut").value = 0
     shape = bench.component.signature.members["knobs"].shape
     bench.port("knobs").value = shape.const(knobs).as_bits()
+    await bench.reset()
 
 
 @cocotb.test()
@@ -109,11 +125,7 @@ async def run(dut):
     """The plan, from cold start to the last interrupt."""
     plan = json.loads(Path("plan.json").read_text())
     bench = Bench(dut, DUTS)
-    for memory in ("host", "dram"):
-        for part in ("load", "dump", "start", "count"):
-            bench.port(f"{memory}.{part}").value = 0
-    _set_knobs(bench, plan["knobs"])
-    await bench.reset()
+    await cold_start(bench, plan["knobs"])
     host = Host(bench)
     for load in plan["loads"]:
         await host.backdoor("load", **load)
@@ -123,11 +135,7 @@ async def run(dut):
     ended = await host.serve(plan, began)
     cycles, seconds = bench.now() - began, time.monotonic() - clock
 
-    counters = {}
-    for number, name in enumerate(COUNTER_NAMES):
-        await host.write("COUNTER_SELECT", number)
-        low = await host.read("COUNTER_LOW")
-        counters[name] = low | await host.read("COUNTER_HIGH") << 32
+    counters = await host.counters()
     errors = {name: await host.read(name) for name in _ERRORS}
     status = await host.read("STATUS")
     for dump in plan["dumps"]:

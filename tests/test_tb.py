@@ -21,14 +21,12 @@ NO_BENCH_NEEDED = {
     "tessera.hw.memory.port",
     # Figures in Python: tests/hw/test_layout.py.
     "tessera.hw.memory.layout",
-    # Proven in the system, by tb/system.py and tests/sim.
-    "tessera.hw.gpu",
     # Proven through every bench that keeps frames in it.
     "tessera.hw.models.storage",
 }
 
 LONG = re.compile(
-    r"codec\.jpeg\.decoder-(decoder|memory)|codec\.jpeg\.encoder|compute\.(engine|scale|steps)|memory\.ddr-"
+    r"codec\.jpeg\.decoder-(decoder|memory)|codec\.jpeg\.encoder|compute\.(engine|scale|steps)|gpu-|memory\.ddr-"
 )
 """Benches that simulate for so long that compiling for speed pays."""
 

@@ -11,6 +11,7 @@ from tessera.hw.host.dma_read import DmaRead, DmaReadPort, ReadConfig
 from tessera.hw.host.dma_write import DmaWrite, DmaWritePort
 from tessera.hw.host.registers import (
     ChipParameters,
+    LinkStatus,
     RegisterPort,
     Registers,
 )
@@ -30,6 +31,7 @@ from tessera.hw.host.tlp import (
     request_first_byte,
 )
 from tessera.hw.lib.streams import connect, observe
+from tessera.hw.link.routes import RouteWrite
 from tessera.hw.memory.port import Refusal, WindowWrite
 
 __all__ = ["HostConfig", "HostPort", "Receiver", "Transmitter"]
@@ -355,7 +357,7 @@ class HostPort(wiring.Component):
     egress : :py:`In(DmaWritePort())`
     restart : :py:`Out(1)`
         A pulse when the host sets the submission ring anew.
-    window, refused, abort, reset_counters, cycle, counter_select, counter_value
+    window, route, refused, node, link_index, link_status, abort, reset_counters, cycle, counter_select, counter_value
         As in :class:`Registers`.
     """
 
@@ -370,6 +372,10 @@ class HostPort(wiring.Component):
                 "egress": In(DmaWritePort()),
                 "restart": Out(1),
                 "window": Out(stream.Signature(WindowWrite)),
+                "route": Out(stream.Signature(RouteWrite)),
+                "node": In(4),
+                "link_index": Out(3),
+                "link_status": In(LinkStatus),
                 "refused": In(stream.Signature(Refusal)),
                 "abort": Out(16),
                 "reset_counters": Out(1),
@@ -414,6 +420,7 @@ class HostPort(wiring.Component):
         connect(m, submission.o, self.descriptors)
         connect(m, self.records, completion.i)
         connect(m, registers.window, self.window)
+        connect(m, registers.route, self.route)
         connect(m, self.refused, registers.refused)
 
         m.d.comb += [
@@ -427,6 +434,9 @@ class HostPort(wiring.Component):
             registers.completion_full.eq(completion.full),
             registers.dma_idle.eq(reads.idle),
             registers.counter_value.eq(self.counter_value),
+            registers.node.eq(self.node),
+            registers.link_status.eq(self.link_status),
+            self.link_index.eq(registers.link_index),
             self.restart.eq(registers.submission.set),
             self.abort.eq(registers.abort),
             self.reset_counters.eq(registers.reset_counters),

@@ -8,7 +8,9 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.hw.engine import EngineKind
 from tessera.hw.lib.streams import observe
-from tessera.hw.memory.port import Refusal, Rights, WindowWrite
+from tessera.hw.link.routes import MAX_PORTS, Route, RouteWrite
+from tessera.hw.link.training import LinkState
+from tessera.hw.memory.port import WINDOWS, Refusal, Rights, WindowWrite
 
 __all__ = [
     "ADDRESS",
@@ -71,6 +73,7 @@ REGISTERS = tuple(
         ("VERSION", 0x004, "r", "major version in bits 31:16, minor in 15:0"),
         ("PARAMETERS", 0x008, "r", "bit n of 15:0: the chip has engine kind n; 23:16: log2 of its memory's lines; "
          "31:24: windows"),
+        ("NODE", 0x00C, "r", "3:0 the chip's number; 11:8 how many links it has"),
         ("CONTROL", 0x010, "rw", "bit n of 15:0: while set, engine kind n ends its task as `Aborted`"),
         ("RESET_COUNTERS", 0x014, "w", "writing 1 clears all error and performance counters"),
         ("STATUS", 0x018, "r", "0 submission ring enabled, 1 its base or size is bad, 2 it stopped since a descriptor "
@@ -110,6 +113,12 @@ REGISTERS = tuple(
         ("WINDOW_RIGHTS", 0x0C4, "rw", "0 this chip may read, 1 write; 2 other chips may read, 3 write"),
         ("WINDOW_BASE", 0x0C8, "rw", "first line"),
         ("WINDOW_LENGTH", 0x0CC, "rw", "lines; writing it sets the window"),
+        ("ROUTE_NODE", 0x0D0, "rw", "3:0 node that the next one is of"),
+        ("ROUTE", 0x0D4, "rw", "2:0 link behind which it is, 3 it is behind one; 6:4 link for a detour while that one is "
+         "lost, 7 there is one. Writing it sets the route"),
+        ("LINK_INDEX", 0x0D8, "rw", "2:0 link that the next one is of"),
+        ("LINK_STATE", 0x0DC, "r", "1:0 state: 0 training, 1 active, 2 dead; 4 it is lost; 11:8 node at the other end, "
+         "by what it says"),
         ("COUNTER_SELECT", 0x0E0, "rw", "performance counter that the next two show"),
         ("COUNTER_LOW", 0x0E4, "r", "its value, 31:0; reading it keeps 63:32 for the next register"),
         ("COUNTER_HIGH", 0x0E8, "r", "63:32 as of the last reading of `COUNTER_LOW`"),
@@ -139,17 +148,22 @@ class ChipParameters:
         Of the chip's memory; a power of two.
     windows
         Entries of its window table.
+    links
+        How many it has.
     """
 
     engines: tuple[EngineKind, ...] = tuple(EngineKind)
     memory_lines: int = 1 << 20
-    windows: int = 64
+    windows: int = WINDOWS
+    links: int = 0
 
     def __post_init__(self):
         if self.memory_lines < 1 or self.memory_lines & (self.memory_lines - 1):
             raise ValueError(f"memory_lines is {self.memory_lines}; a power of two expected")
         if not 1 <= self.windows <= 64:
             raise ValueError(f"windows is {self.windows}; 1 to 64 expected")
+        if not 0 <= self.links <= MAX_PORTS:
+            raise ValueError(f"links is {self.links}; 0 to {MAX_PORTS} expected")
 
     @property
     def word(self):
@@ -178,6 +192,16 @@ class RegisterPort(wiring.Signature):
         return isinstance(other, RegisterPort)
 
     __hash__ = None
+
+
+class LinkStatus(data.Struct):
+    """What ``LINK_STATE`` tells of a link."""
+
+    state: LinkState
+    reserved_0: 2
+    lost: 1
+    reserved_1: 3
+    peer: 4
 
 
 class MsiSetup(data.Struct):
@@ -212,7 +236,7 @@ class Registers(wiring.Component):
     """The registers of :data:`REGISTERS`.
 
     An access takes 2 cycles from its request to its response; one is in work at a time. A write has taken effect when
-    its response is offered, but for a window's, whose response comes when the window table has taken the entry.
+    its response is offered, but for a window's and a route's, whose response comes when their table has taken the entry.
     A register that is not in the table reads as 0, ignores writes, and is counted.
 
     Parameters
@@ -226,8 +250,13 @@ class Registers(wiring.Component):
         ``base`` and ``size`` hold from a pulse of ``set``, ``index`` from one of ``move``.
     msi : :py:`Out(MsiSetup)`
     window : :py:`Out(stream.Signature(WindowWrite))`
+    route : :py:`Out(stream.Signature(RouteWrite))`
     refused : :py:`In(stream.Signature(Refusal))`
         Always ready.
+    node : :py:`In(4)`
+        The chip's number.
+    link_index : :py:`Out(3)`, link_status : :py:`In(LinkStatus)`
+        The link chosen, and that one's.
     abort : :py:`Out(16)`
         Bit n is for engine kind n.
     reset_counters : :py:`Out(1)`
@@ -252,7 +281,11 @@ class Registers(wiring.Component):
                 "completion": Out(RingControl()),
                 "msi": Out(MsiSetup),
                 "window": Out(stream.Signature(WindowWrite)),
+                "route": Out(stream.Signature(RouteWrite)),
                 "refused": In(stream.Signature(Refusal)),
+                "node": In(4),
+                "link_index": Out(3),
+                "link_status": In(LinkStatus),
                 "abort": Out(16),
                 "reset_counters": Out(1),
                 "cycle": Out(64),
@@ -315,6 +348,7 @@ class Registers(wiring.Component):
             "IDENTIFICATION": IDENTIFICATION,
             "VERSION": VERSION,
             "PARAMETERS": self.chip.word,
+            "NODE": Cat(self.node, C(self.chip.links << 4, 8)),
             "CONTROL": self.abort,
             "STATUS": status,
             "CYCLE_LOW": self.cycle[:32],
@@ -342,6 +376,10 @@ class Registers(wiring.Component):
             "WINDOW_RIGHTS": rights.as_value(),
             "WINDOW_BASE": base,
             "WINDOW_LENGTH": length,
+            "ROUTE_NODE": self.route.payload.node,
+            "ROUTE": self.route.payload.route.as_value(),
+            "LINK_INDEX": self.link_index,
+            "LINK_STATE": self.link_status.as_value(),
             "COUNTER_SELECT": self.counter_select,
             "COUNTER_LOW": self.counter_value[:32],
             "COUNTER_HIGH": counter_high,
@@ -367,6 +405,9 @@ class Registers(wiring.Component):
             "WINDOW_RIGHTS": rights.eq(write[: Rights.as_shape().size]),
             "WINDOW_BASE": base.eq(write),
             "WINDOW_LENGTH": [length.eq(write), self.window.valid.eq(1)],
+            "ROUTE_NODE": self.route.payload.node.eq(write),
+            "ROUTE": [self.route.payload.route.eq(write[: Route.as_shape().size]), self.route.valid.eq(1)],
+            "LINK_INDEX": self.link_index.eq(write),
             "COUNTER_SELECT": self.counter_select.eq(write),
         }
         assert set(writable) == {r.name for r in REGISTERS if "w" in r.access}
@@ -381,8 +422,9 @@ class Registers(wiring.Component):
             self.completion.move.eq(0),
             self.reset_counters.eq(0),
         ]
-        with m.If(self.window.ready):
-            m.d.sync += self.window.valid.eq(0)
+        for table in (self.window, self.route):
+            with m.If(table.ready):
+                m.d.sync += table.valid.eq(0)
         with m.FSM(name="registers"):
             with m.State("TakeRequest"):
                 m.d.comb += request.ready.eq(1)
@@ -413,7 +455,7 @@ class Registers(wiring.Component):
                     m.d.sync += counter_high.eq(self.counter_value[32:])
                 m.next = "Answer"
             with m.State("Answer"):
-                m.d.comb += response.valid.eq(~self.window.valid)
+                m.d.comb += response.valid.eq(~(self.window.valid | self.route.valid))
                 with m.If(response.valid & response.ready):
                     m.next = "TakeRequest"
         m.d.comb += [
@@ -422,6 +464,6 @@ class Registers(wiring.Component):
             self.window.payload.window.length.eq(length),
             self.window.payload.window.rights.eq(rights),
         ]
-        for interface in (request, response, self.window, self.refused):
+        for interface in (request, response, self.window, self.route, self.refused):
             observe(m, interface)
         return m

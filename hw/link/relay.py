@@ -8,19 +8,15 @@ from tessera.hw.lib.turns import Turns, one_of
 from tessera.hw.link.cells import KEPT
 from tessera.hw.link.packet import Head, Kind, Part
 from tessera.hw.link.receiver import ROOM, Delivery
+from tessera.hw.link.routes import route
 
-__all__ = ["HOPS", "PARTS", "Relay", "route"]
+__all__ = ["HOPS", "PARTS", "Relay"]
 
 HOPS = ((Kind.RequestFirst, Kind.RequestSecond), (Kind.ResponseFirst, Kind.ResponseSecond),
         (Kind.SyncFirst, Kind.SyncSecond))  # fmt: skip
 """The classes in which packets come, and those in which they go on. None goes on twice."""
 PARTS = 16
 """Parts of a class from one port that may wait."""
-
-
-def route(ports):
-    """Layout of where a node is: behind which of so many ports, if it is known."""
-    return data.StructLayout({"known": 1, "port": range(ports)})
 
 
 class Relay(wiring.Component):

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from tessera.hw.lib.arbiter import RoundRobin
 from tessera.hw.lib.streams import Skid, connect, observe
 from tessera.hw.lib.turns import Turns, one_of
-from tessera.hw.link.relay import route
+from tessera.hw.link.routes import route
 from tessera.hw.memory.port import (
     NODES,
     WINDOWS,

@@ -17,9 +17,9 @@ from tessera.hw.host.tlp import (
     request_bytes,
     request_first_byte,
 )
-from tessera.hw.models.storage import Backdoor, Storage
+from tessera.hw.models.storage import Backdoor, Storage, StoragePort
 
-__all__ = ["DEVICE_ID", "MSI_ADDRESS", "HostKnobs", "HostModel", "MmioRequest", "MmioResponse"]
+__all__ = ["DEVICE_ID", "MSI_ADDRESS", "HostKnobs", "HostModel", "MmioRequest", "MmioResponse", "RootPort"]
 
 MSI_ADDRESS = 0xFEE0_0000
 """A page of 4 KiB: what is written there is an MSI; reads of it are answered as Completer Abort."""
@@ -68,8 +68,8 @@ class MmioResponse(data.Struct):
     """Of the completion: 0 successful, 1 unsupported request."""
 
 
-class HostModel(wiring.Component):
-    """Root complex and memory of a host.
+class RootPort(wiring.Component):
+    """A port of a host's root complex, in front of the host's memory.
 
     Memory is at addresses from 0; reads beyond it are answered as Unsupported Request, writes there are dropped and
     counted in ``dropped``. What comes from the chip takes effect in its order: after an MSI, all that was written
@@ -82,8 +82,6 @@ class HostModel(wiring.Component):
     ----------
     size : int
         Bytes of memory, a power of two.
-    name : str
-        Stem of the backdoor's files; its words are lines of 64 bytes.
     bar : int
         Where BAR 0 is, a multiple of 4096.
 
@@ -98,15 +96,16 @@ class HostModel(wiring.Component):
     dropped : :py:`Out(32)`
         Writes outside the memory, in beats.
     knobs : :py:`In(HostKnobs)`
-    backdoor : :py:`In(Backdoor())`
+    storage : :py:`Out(StoragePort(...))`
+        The memory, in lines of 64 bytes.
     """
 
-    def __init__(self, *, size=1 << 26, name="host", bar=0xF000_0000):
+    def __init__(self, *, size=1 << 26, bar=0xF000_0000):
         if size < 4096 or size & (size - 1):
             raise ValueError(f"size is {size}; a power of two from 4096 expected")
         if bar % 4096:
             raise ValueError(f"bar is {bar:#x}; a multiple of 4096 expected")
-        self.size, self.name, self.bar = size, name, bar
+        self.size, self.bar = size, bar
         super().__init__(
             {
                 "pcie": In(PciePort()),
@@ -116,14 +115,13 @@ class HostModel(wiring.Component):
                 "msi_data": Out(32),
                 "dropped": Out(32),
                 "knobs": In(HostKnobs),
-                "backdoor": In(Backdoor()),
+                "storage": Out(StoragePort(depth=size // 64)),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.storage = storage = Storage(self.name, depth=self.size // 64)
-        wiring.connect(m, wiring.flipped(self.backdoor), storage.backdoor)
+        storage = self.storage
         line_bits = (self.size // 64 - 1).bit_length()
 
         time, dice, begun = Signal(16), Signal(32, init=0xACE1_2345), Signal()
@@ -422,3 +420,44 @@ _READ = data.StructLayout(
         "due": 16,
     }
 )
+
+
+class HostModel(wiring.Component):
+    """A host with one root port.
+
+    Parameters
+    ----------
+    size, bar
+        As of :class:`RootPort`.
+    name : str
+        Stem of the backdoor's files; its words are lines of 64 bytes.
+
+    Members
+    -------
+    backdoor : :py:`In(Backdoor())`
+    pcie, mmio_request, mmio_response, msi_count, msi_data, dropped, knobs
+        As of :class:`RootPort`.
+    """
+
+    def __init__(self, *, size=1 << 26, name="host", bar=0xF000_0000):
+        self.size, self.name, self.bar = size, name, bar
+        self.root = RootPort(size=size, bar=bar)
+        members = {name: member for name, member in self.root.signature.members.items() if name != "storage"}
+        super().__init__({**members, "backdoor": In(Backdoor())})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.root = root = self.root
+        m.submodules.storage = storage = Storage(self.name, depth=self.size // 64)
+        wiring.connect(m, wiring.flipped(self.backdoor), storage.backdoor)
+        port = root.storage
+        m.d.comb += [
+            *(getattr(storage, name).eq(getattr(port, name)) for name in ("read", "read_address", "write")),
+            *(getattr(storage, name).eq(getattr(port, name)) for name in ("write_address", "write_data")),
+            port.read_data.eq(storage.read_data),
+        ]
+        for name in ("pcie", "mmio_request", "mmio_response"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(root, name))
+        m.d.comb += root.knobs.eq(self.knobs)
+        m.d.comb += [getattr(self, name).eq(getattr(root, name)) for name in ("msi_count", "msi_data", "dropped")]
+        return m

@@ -6,7 +6,7 @@ from amaranth.hdl import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["STORAGE_VERILOG", "Backdoor", "Storage"]
+__all__ = ["STORAGE_VERILOG", "Backdoor", "SharedStorage", "Storage", "StoragePort"]
 
 STORAGE_VERILOG = Path(__file__).with_name("storage.v")
 
@@ -22,10 +22,76 @@ class Backdoor(wiring.Signature):
         super().__init__({"load": Out(1), "dump": Out(1), "start": Out(32), "count": Out(32)})
 
 
-class Storage(wiring.Component):
-    """``depth`` words of ``width`` bits with one read and one write port.
+class StoragePort(wiring.Signature):
+    """One read and one write port of a storage of ``depth`` words of ``width`` bits."""
 
-    A read takes one cycle; of a word that is written in the same cycle it gives the old value.
+    def __init__(self, *, width=512, depth):
+        address = (depth - 1).bit_length()
+        super().__init__(
+            {
+                "read": Out(1),
+                "read_address": Out(address),
+                "read_data": In(width),
+                "write": Out(1),
+                "write_address": Out(address),
+                "write_data": Out(width),
+            }
+        )
+
+
+class SharedStorage(wiring.Component):
+    """``depth`` words of ``width`` bits with several ports.
+
+    A read takes one cycle; of a word that is written in the same cycle it gives the old value. Of writes of one word
+    in one cycle the last port's counts.
+
+    Parameters
+    ----------
+    name, width, depth, seed
+        As of :class:`Storage`.
+    ports : int
+
+    Members
+    -------
+    port0 .. : :py:`In(StoragePort(...))`
+    backdoor : :py:`In(Backdoor())`
+    """
+
+    def __init__(self, name, *, ports, width=512, depth, seed=1):
+        if width % 32 or width <= 0:
+            raise ValueError(f"width is {width}; a multiple of 32 expected")
+        if depth < 2 or depth & (depth - 1):
+            raise ValueError(f"depth is {depth}; a power of two from 2 expected")
+        self.name, self.ports, self.width, self.depth, self.seed = name, ports, width, depth, seed
+        port = StoragePort(width=width, depth=depth)
+        super().__init__({**{f"port{n}": In(port) for n in range(ports)}, "backdoor": In(Backdoor())})
+
+    def elaborate(self, platform):
+        m = Module()
+        ports = [getattr(self, f"port{n}") for n in range(self.ports)]
+        inputs = {name: Cat(getattr(port, name) for port in ports)
+                  for name in ("read", "read_address", "write", "write_address", "write_data")}
+        m.submodules.array = Instance(
+            "tessera_storage",
+            p_NAME=self.name,
+            p_WIDTH=self.width,
+            p_DEPTH=self.depth,
+            p_ADDRESS=(self.depth - 1).bit_length(),
+            p_PORTS=self.ports,
+            p_SEED=self.seed,
+            i_clk=ClockSignal(),
+            **{f"i_{name}": value for name, value in inputs.items()},
+            o_read_data=Cat(port.read_data for port in ports),
+            i_load=self.backdoor.load,
+            i_dump=self.backdoor.dump,
+            i_start=self.backdoor.start,
+            i_count=self.backdoor.count,
+        )
+        return m
+
+
+class Storage(wiring.Component):
+    """A :class:`SharedStorage` with one port, whose members are its own.
 
     Parameters
     ----------
@@ -40,43 +106,17 @@ class Storage(wiring.Component):
     """
 
     def __init__(self, name, *, width=512, depth, seed=1):
-        if width % 32 or width <= 0:
-            raise ValueError(f"width is {width}; a multiple of 32 expected")
-        if depth < 2 or depth & (depth - 1):
-            raise ValueError(f"depth is {depth}; a power of two from 2 expected")
-        self.name, self.width, self.depth, self.seed = name, width, depth, seed
-        address = (depth - 1).bit_length()
-        super().__init__(
-            {
-                "read": In(1),
-                "read_address": In(address),
-                "read_data": Out(width),
-                "write": In(1),
-                "write_address": In(address),
-                "write_data": In(width),
-                "backdoor": In(Backdoor()),
-            }
-        )
+        self.shared = SharedStorage(name, ports=1, width=width, depth=depth, seed=seed)
+        super().__init__({**StoragePort(width=width, depth=depth).flip().members, "backdoor": In(Backdoor())})
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.array = Instance(
-            "tessera_storage",
-            p_NAME=self.name,
-            p_WIDTH=self.width,
-            p_DEPTH=self.depth,
-            p_ADDRESS=(self.depth - 1).bit_length(),
-            p_SEED=self.seed,
-            i_clk=ClockSignal(),
-            i_read=self.read,
-            i_read_address=self.read_address,
-            o_read_data=self.read_data,
-            i_write=self.write,
-            i_write_address=self.write_address,
-            i_write_data=self.write_data,
-            i_load=self.backdoor.load,
-            i_dump=self.backdoor.dump,
-            i_start=self.backdoor.start,
-            i_count=self.backdoor.count,
-        )
+        m.submodules.shared = shared = self.shared
+        port = shared.port0
+        m.d.comb += [
+            *(getattr(port, name).eq(getattr(self, name)) for name in ("read", "read_address")),
+            *(getattr(port, name).eq(getattr(self, name)) for name in ("write", "write_address", "write_data")),
+            self.read_data.eq(port.read_data),
+        ]
+        wiring.connect(m, wiring.flipped(self.backdoor), shared.backdoor)
         return m

@@ -1,6 +1,6 @@
 // The one array behind every simulated memory. Byte 0 of a word is bits 7:0.
 //
-// A read takes one cycle. A rising edge of `load` reads words start .. start+count-1 from the file NAME.load,
+// A read takes one cycle; of a word that is written in it, by any port, it gives the old value. A rising edge of `load` reads words start .. start+count-1 from the file NAME.load,
 // one of `dump` writes them to NAME.dump, both in the simulation's folder; the transfer is over at the next
 // falling edge of clk. Starts as garbage drawn from SEED; SEED 0 starts as zeros.
 module tessera_storage #(
@@ -8,15 +8,16 @@ module tessera_storage #(
     parameter WIDTH = 512,
     parameter DEPTH = 1024,
     parameter ADDRESS = 10,
+    parameter PORTS = 1,
     parameter SEED = 1
 ) (
     input wire clk,
-    input wire read,
-    input wire [ADDRESS-1:0] read_address,
-    output reg [WIDTH-1:0] read_data,
-    input wire write,
-    input wire [ADDRESS-1:0] write_address,
-    input wire [WIDTH-1:0] write_data,
+    input wire [PORTS-1:0] read,
+    input wire [PORTS*ADDRESS-1:0] read_address,
+    output reg [PORTS*WIDTH-1:0] read_data,
+    input wire [PORTS-1:0] write,
+    input wire [PORTS*ADDRESS-1:0] write_address,
+    input wire [PORTS*WIDTH-1:0] write_data,
     input wire load,
     input wire dump,
     input wire [31:0] start,
@@ -47,8 +48,10 @@ module tessera_storage #(
     end
 
     always @(posedge clk) begin
-        if (read) read_data <= reversed(words[read_address]);
-        if (write) words[write_address] <= reversed(write_data);
+        for (int p = 0; p < PORTS; p++) begin
+            if (read[p]) read_data[p*WIDTH +: WIDTH] <= reversed(words[read_address[p*ADDRESS +: ADDRESS]]);
+            if (write[p]) words[write_address[p*ADDRESS +: ADDRESS]] <= reversed(write_data[p*WIDTH +: WIDTH]);
+        end
         load_before <= load;
         dump_before <= dump;
     end

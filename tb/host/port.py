@@ -20,6 +20,7 @@ from tessera.hw.host.port import HostConfig, HostPort
 from tessera.hw.host.registers import ADDRESS, BAR_BYTES, IDENTIFICATION, StatusBit
 from tessera.hw.host.tlp import Beat, CompletionStatus, Credit, Fmt, PcieConfig
 from tessera.hw.host.tlp import TlpType as Kind
+from tessera.hw.link.routes import Route
 from tessera.hw.memory.port import Rights
 from tessera.tb.bench import CYCLE_NS, Bench, Dut, pack
 
@@ -184,6 +185,7 @@ class PortBench(Bench):
         dut = self.dut
         await self.reset()
         dut.pcie__config.value, dut.pcie__credit.value, dut.counter_value.value = 0, 0, 0
+        dut.node.value, dut.link_status.value = 0, 0
         self.rc = RootComplex()
         self.rc.log.setLevel("WARNING")
         self.chip = Chip(self, stall, wide)
@@ -331,6 +333,25 @@ async def windows_are_set_by_their_length(dut):
         await bench.put("WINDOW_LENGTH", window[3])
     got = await bench.within(20000, collector)
     assert [(w.index, pack(Rights, w.window.rights), w.window.base, w.window.length) for w in got] == wanted
+
+
+@cocotb.test()
+async def links_and_routes(dut):
+    """The chip's number, a route, and a link's state pass the port."""
+    bench = PortBench(dut)
+    await bench.start(stall=0.3)
+    dut.node.value = 9
+    assert await bench.get("NODE") & 15 == 9
+    collector = cocotb.start_soon(bench.receive("route", 2, 0.5))
+    for node, route in ((3, 0x5A), (12, 0x0F)):
+        await bench.put("ROUTE_NODE", node)
+        await bench.put("ROUTE", route)
+    got = await bench.within(20000, collector)
+    assert [(entry.node, pack(Route, entry.route)) for entry in got] == [(3, 0x5A), (12, 0x0F)]
+    await bench.put("LINK_INDEX", 5)
+    assert dut.link_index.value == 5
+    dut.link_status.value = 0x711
+    assert await bench.get("LINK_STATE") == 0x711
 
 
 def request(kind, address, length=1, first_be=15, last_be=0, data=b""):

@@ -14,16 +14,20 @@ from tessera.hw.host.registers import (
     BAR_BYTES,
     IDENTIFICATION,
     REGISTERS,
+    LinkStatus,
     VERSION,
     ChipParameters,
     Registers,
     StatusBit,
     register_table,
 )
+from tessera.hw.link.routes import Route
+from tessera.hw.link.training import LinkState
 from tessera.hw.memory.port import Refusal, Rights
 from tessera.tb.bench import Bench, Dut, pack
 
-CHIP = ChipParameters(engines=(EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Egress), memory_lines=1 << 22)
+CHIP = ChipParameters(engines=(EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Egress), memory_lines=1 << 22,
+                      links=3)
 
 DUTS = {"registers": Dut(lambda: Registers(CHIP))}
 
@@ -42,6 +46,8 @@ PLAIN = {
     "WINDOW_INDEX": 0x3F,
     "WINDOW_RIGHTS": 0xF,
     "WINDOW_BASE": 0x3FFF_FFFF,
+    "ROUTE_NODE": 0xF,
+    "LINK_INDEX": 7,
     "COUNTER_SELECT": 0xFFFF,
 }
 """Registers that give back what was written to them, and which bits they have."""
@@ -54,7 +60,7 @@ class RegistersBench(Bench):
     async def start(self):
         await self.reset()
         for name in ("counter_value", "unsupported", "unexpected", "failed", "submission_failed", "msi_unserved",
-                     "completion_full", "dma_idle"):
+                     "completion_full", "dma_idle", "node", "link_status"):
             getattr(self.dut, name).value = 0
         for ring in ("submission", "completion"):
             for name in ("head", "tail", "enabled", "bad", "refused"):
@@ -93,6 +99,10 @@ async def constants(dut):
         assert await bench.get(name) == wanted
     assert IDENTIFICATION.to_bytes(4, "little") == b"TESS"
     assert CHIP.word == 0b10011 | 22 << 16 | 64 << 24
+    for node in (5, 15, 0):
+        dut.node.value = node
+        await bench.put("NODE", 0xFFFF_FFFF)
+        assert await bench.get("NODE") == 3 << 8 | node
 
 
 @cocotb.test()
@@ -155,7 +165,7 @@ async def what_the_table_has_is_not_counted(dut):
     """Neither a write of what may only be read, nor a reading of what may only be written."""
     bench = RegistersBench(dut)
     await bench.start()
-    dut.window__ready.value = 1
+    dut.window__ready.value = dut.route__ready.value = 1
     for register in REGISTERS:
         for write in (0, 1):
             await bench.access(write, register.address, 0)
@@ -312,6 +322,40 @@ async def any_window_reaches_the_table(dut):
 
 
 @cocotb.test()
+async def any_route_reaches_the_table(dut):
+    """Like a window, when it is taken; the register keeps what was written."""
+    bench = RegistersBench(dut)
+    await bench.start()
+    for _ in range(16):
+        node, route, other = (bench.random.getrandbits(bits) for bits in (4, 8, 24))
+        await bench.put("ROUTE_NODE", node | other << 4)
+        writing = cocotb.start_soon(bench.put("ROUTE", route | other << 8))
+        await bench.cycles(20)
+        assert not writing.done(), "the write has ended before the table has taken the route"
+        (entry,) = await bench.within(10, bench.receive("route", 1))
+        await writing
+        assert entry.node == node and pack(Route, entry.route) == route
+        assert (entry.route.port, entry.route.known) == (route & 7, route >> 3 & 1)
+        assert (entry.route.detour, entry.route.has_detour) == (route >> 4 & 7, route >> 7)
+        assert await bench.get("ROUTE") == route
+        assert not dut.route__valid.value
+
+
+@cocotb.test()
+async def a_link_is_chosen_and_shown(dut):
+    bench = RegistersBench(dut)
+    await bench.start()
+    for index in (3, 7, 0):
+        await bench.put("LINK_INDEX", index)
+        assert dut.link_index.value == index
+        for state in LinkState:
+            for lost in (0, 1):
+                peer = bench.random.randrange(16)
+                dut.link_status.value = pack(LinkStatus, {"state": state, "lost": lost, "peer": peer})
+                assert await bench.get("LINK_STATE") == state.value | lost << 4 | peer << 8
+
+
+@cocotb.test()
 async def counts_for_long_and_clears(dut):
     """All counts grow by one in each cycle (those of the rings by two) and are cleared together."""
     bench = RegistersBench(dut)
@@ -359,7 +403,7 @@ async def reset_clears_all(dut):
     await bench.start()
     dut.window__ready.value = 1
     for register in REGISTERS:
-        if register.name not in ("IDENTIFICATION", "VERSION", "PARAMETERS", "STATUS", "CYCLE_LOW"):
+        if register.name not in ("IDENTIFICATION", "VERSION", "PARAMETERS", "NODE", "STATUS", "CYCLE_LOW"):
             assert await bench.get(register.name) == 0, register.name
     for port in ("abort", "msi", "counter_select", "submission__base", "submission__size", "completion__base",
                  "completion__size", "reset_counters"):

@@ -67,7 +67,7 @@ class Top(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.chip = chip = Row("jpegdecode", "compute")
+        m.submodules.chip0 = chip = Row("jpegdecode", "compute")
         wiring.connect(m, wiring.flipped(self.i), chip.i)
         wiring.connect(m, chip.o, wiring.flipped(self.o))
         return m
@@ -97,10 +97,10 @@ def test_save_file(tmp_path, monkeypatch):
 
     traced = tmp_path / "dump.vcd"
     names = traced_names(traced)
-    assert "top.chip.compute.work_state" in names and "$rootio.clk" in names
+    assert "top.chip0.compute.work_state" in names and "$rootio.clk" in names
     assert not any("jpegdecode" in name for name in names)
-    assert {"top.chip.compute.o__payload.number", "top.chip.compute.o__valid"} < names
-    assert not any("$" in name.replace("$rootio", "") or name == "top.chip.compute.o__payload" for name in names)
+    assert {"top.chip0.compute.o__payload.number", "top.chip0.compute.o__valid"} < names
+    assert not any("$" in name.replace("$rootio", "") or name == "top.chip0.compute.o__payload" for name in names)
 
     waves.write_save_file(tmp_path / "waves.gtkw", traced, text, states_of(Top()))
     lines = (tmp_path / "waves.gtkw").read_text().splitlines()
