@@ -311,8 +311,9 @@ class Compose(wiring.Component):
     - 8 for each tile of the target; on a band of fewer tiles than layers / 8, one for each layer;
     - 6 times the memory's latency, and 100.
 
-    What counts for less: a target's tile takes 4, a layer's tile on a band one for each of its rows that lie on it, if
-    the memory is quick enough: at most 32 tiles are under way.
+    Where tiles always come in time, as with 20 cycles of latency: those of :class:`Canvas`, or one for each layer and
+    band if that is more, and 4 latencies, 3 for each layer, and 60. A tile of the target then counts for 4, and a
+    layer's tile on a band for as many as it has rows there. At most 32 tiles are under way.
 
     Memory: that of :class:`Canvas`, 32 tiles of 512 bits under way.
 

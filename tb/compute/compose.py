@@ -18,12 +18,14 @@ from tessera.hw.memory.port import Op
 from tessera.hw.models.memory import IdealMemory, Knobs
 from tessera.hw.models.storage import Backdoor
 from tessera.tb.bench import Dut, pack
+from tessera.tb.compute import canvas
 from tessera.tb.compute.pieces import bands_of, wanted
 from tessera.tb.compute.scale import picture
 from tessera.tb.engine import EngineBench, Slot
 
 WINDOW_LINES = 1 << 15
-_Asked = data.StructLayout({"valid": 1, "op": Op, "id": 3, "window": 6, "offset": 26})
+_Asked = data.StructLayout({"op": Op, "window": 6, "offset": 26})
+_SEEN = {"took": Out(1), "asked": Out(_Asked)}
 
 
 class Harness(wiring.Component):
@@ -33,7 +35,7 @@ class Harness(wiring.Component):
         self.engine, self.memory = engine, IdealMemory(**memory)
         members = dict(EngineSignature().members)
         del members["memory"]
-        super().__init__({**members, "knobs": In(Knobs), "backdoor": In(Backdoor()), "asked": Out(_Asked)})
+        super().__init__({**members, "knobs": In(Knobs), "backdoor": In(Backdoor()), **_SEEN})
 
     def elaborate(self, platform):
         m = Module()
@@ -44,10 +46,13 @@ class Harness(wiring.Component):
         wiring.connect(m, engine.done, wiring.flipped(self.done))
         wiring.connect(m, wiring.flipped(self.backdoor), ideal.backdoor)
         request = engine.memory.request
-        m.d.comb += [ideal.knobs.eq(self.knobs), engine.abort.eq(self.abort)]
-        m.d.comb += self.asked.valid.eq(request.valid & request.ready)
         m.d.comb += [
-            getattr(self.asked, name).eq(getattr(request.payload, name)) for name in ("op", "id", "window", "offset")
+            ideal.knobs.eq(self.knobs),
+            engine.abort.eq(self.abort),
+            self.took.eq(request.valid & request.ready),
+            self.asked.op.eq(request.payload.op),
+            self.asked.window.eq(request.payload.window),
+            self.asked.offset.eq(request.payload.offset),
         ]
         return m
 
@@ -104,14 +109,15 @@ class ComposeBench(EngineBench):
 
     async def watch(self):
         """Keep every access that the memory takes."""
-        clk, asked = self.dut.clk, self.port("asked")
+        clk, took, asked = self.dut.clk, self.port("took"), self.port("asked")
         while True:
             await ReadOnly()
-            bits = asked.value.to_unsigned()
-            if bits & 1:
-                access = _Asked.from_bits(bits)
-                self.accesses.append((access.op, access.id, access.window, access.offset))
-            await RisingEdge(clk)
+            if took.value:
+                access = _Asked.from_bits(asked.value.to_unsigned())
+                self.accesses.append((access.op, access.window, access.offset))
+                await RisingEdge(clk)
+            else:
+                await RisingEdge(took)
 
     async def list(self, layers, slots=None):
         """Do the layer tasks of `layers`, whose surfaces are there."""
@@ -157,7 +163,7 @@ class ComposeBench(EngineBench):
         assert difference is None, f"{what}: {difference}"
         self.compare_accesses(what, layers, width, height, dict(missing), target)
         body = await self.read_lines(target.window, target.body, layout.lines + guard)
-        written = {offset - target.body for op, _, _, offset in self.accesses if op == Op.Write}
+        written = {offset - target.body for op, _, offset in self.accesses if op == Op.Write}
         untouched = [n for n in range(layout.lines + guard) if n not in written]
         assert (body[untouched] == 0x5A).all(), f"{what}: written beside the tiles"
         return done
@@ -173,9 +179,9 @@ class ComposeBench(EngineBench):
         layout = SurfaceLayout(COLOUR, width, height)
         bands = bands_of(width, height)
         tiles = [target.body + int(layout.line(plane, x, row)) for plane, row, across in bands for x in range(across)]
-        found = [(window, offset) for op, _, window, offset in self.accesses if op == Op.Read]
+        found = [(window, offset) for op, window, offset in self.accesses if op == Op.Read]
         assert found == reads, f"{what}: other lines were read"
-        written = [(window, offset) for op, _, window, offset in self.accesses if op == Op.Write]
+        written = [(window, offset) for op, window, offset in self.accesses if op == Op.Write]
         more = Counter(written) - Counter((target.window, line) for line in [*tiles, target.head])
         assert not more, f"{what}: written that is no tile, or again: {more}"
         assert written == [(target.window, line) for line in [*tiles, target.head]], f"{what}: tiles are missing"
@@ -197,6 +203,16 @@ def bound(layers, width, height, latency):
     """Cycles that the docstring allows."""
     target = sum(max(8 * across, len(layers)) for *_, across in bands_of(width, height))
     return 8 * len(pieces_of(layers, width, height)) + target + 6 * latency + 100
+
+
+def quick_bound(layers, width, height, latency):
+    """And if tiles always come in time."""
+    places = bands_of(width, height)
+    bands = {place[:2]: [({"draws": 0}, None)] for place in places}
+    for piece in pieces_of(layers, width, height):
+        bands[piece.plane, piece.band].append(({"draws": 1, "top": piece.rows[0], "bottom": piece.rows[1]}, None))
+    drawing = canvas.bound(places, list(bands.values()))
+    return max(drawing, len(layers) * len(places)) + 4 * latency + 3 * len(layers) + 60
 
 
 def layers_of(rng, count, width, height, largest=40):
@@ -547,33 +563,33 @@ async def cycles(dut, latency):
     await bench.reset(latency=latency)
     rng = np.random.default_rng(15)
     tiny = [Layer(picture(rng, COLOUR, 8, 8), 8 * (n % 3), 0, 99) for n in range(16)]
-    row = [Layer(picture(rng, COLOUR, 8, 1), 3, 7 + 8 * n, 99) for n in range(16)]
     cases = {
         "wall of 4": (wall(rng, 2, 2, 352, 288), 352, 288),
-        "wall of 4, shifted": (wall(rng, 2, 2, 352, 288, shift=(3, 5)), 352, 288),
-        "wall of 16": (wall(rng, 4, 4, 320, 240), 320, 240),
-        "wall of 16, gray and shifted": (wall(rng, 4, 4, 320, 240, format=GRAY, shift=(-1, 1), alpha=128), 320, 240),
+        "wall of 4, shifted": (wall(rng, 2, 2, 176, 144, shift=(3, 5)), 176, 144),
+        "wall of 16": (wall(rng, 4, 4, 192, 128), 192, 128),
+        "wall of 16, gray and shifted": (wall(rng, 4, 4, 160, 120, format=GRAY, shift=(-1, 1), alpha=128), 160, 120),
         "one row of each tile": (wall(rng, 2, 2, 256, 64, shift=(0, 7)), 256, 64),
         "on one another": ([Layer(picture(rng, COLOUR, 64, 48), n, 2 * n, 50) for n in range(16)], 80, 80),
-        "nothing": ([], 352, 288),
-        "all outside": (layers_of(rng, 16, 1, 1, largest=9), 100, 400),
-        "narrow": ([Layer(picture(rng, COLOUR, 8, 600), 0, 0, 255)], 8, 600),
-        "narrow, 16 layers": ([Layer(picture(rng, COLOUR, 8, 16), 0, 16 * n, 255) for n in range(16)], 8, 600),
+        "nothing": ([], 176, 144),
+        "all outside": ([layer._replace(x=-100) for layer in tiny], 100, 120),
+        "narrow": ([Layer(picture(rng, COLOUR, 8, 200), 0, 0, 255)], 8, 200),
+        "narrow, 16 layers": ([Layer(picture(rng, COLOUR, 8, 16), 0, 16 * n, 255) for n in range(16)], 8, 400),
         "tiny": (tiny, 24, 8),
         "tiny, shifted": ([layer._replace(x=layer.x - 3, y=5) for layer in tiny], 24, 16),
-        "rows": (row, 16, 160),
+        "single rows": ([Layer(picture(rng, COLOUR, 8, 1), 3, 7 + 8 * n, 99) for n in range(16)], 16, 160),
         "1x1": (tiny[:1], 1, 1),
         "wide and low": (wall(rng, 8, 1, 2048, 8), 2048, 8),
     }
     for name, (layers, width, height) in cases.items():
-        if name == "all outside":
-            layers = [layer._replace(x=-100) for layer in layers]
         done = await bench.draw(layers, width, height)
         tiles, allowed = len(pieces_of(layers, width, height)), bound(layers, width, height, latency)
+        if latency == 20:
+            allowed = min(allowed, quick_bound(layers, width, height, latency))
         dut._log.info(f"{name}, latency {latency}: {done.cycles} cycles for {tiles} tiles, {allowed} allowed")
         assert done.cycles <= allowed, f"{name}, latency {latency}: {done.cycles} cycles, {allowed} allowed"
-        again = await bench.draw(layers, width, height, put=False)
-        assert again.cycles == done.cycles, f"{name}: {again.cycles} cycles, {done.cycles} at first"
+        if tiles < 500:
+            again = await bench.draw(layers, width, height, put=False)
+            assert again.cycles == done.cycles, f"{name}: {again.cycles} cycles, {done.cycles} at first"
 
 
 @cocotb.test()
