@@ -135,7 +135,7 @@ class Task(data.Struct):
     source: SlotRef
     target: SlotRef
     timestamp: 64
-    """Ingest only: what the slot's header shall say."""
+    """Ingest and compose only: what the slot's header shall say."""
     params: 128
     """The engine's own; each engine declares a struct for it."""
 

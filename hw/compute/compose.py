@@ -291,8 +291,8 @@ class Compose(wiring.Component):
     :class:`ComposeTask`. As an engine's tasks start in order, each when its waits are met, the last one starts only
     when the frames of all layers are there, and needs no wait for them of its own.
 
-    A *layer* task's source is a surface slot. It goes into the list with its place, and the task is done, ``Ok``, two
-    cycles after it was taken; nothing is read or written, and ``abort`` comes too late for it.
+    A *layer* task's source is a surface slot. It goes into the list with its place, and the task is done, ``Ok``, in
+    the cycle after it was taken; nothing is read or written, and ``abort`` comes too late for it.
 
     A *compose* task's target is a surface slot; it has no source. The target is 4:2:0, drawn as ``golden.ops.compose``
     says, and each of its tiles is written once; its timestamp is the task's. A layer whose header says that its task
