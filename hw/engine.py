@@ -34,6 +34,8 @@ class EngineKind(enum.Enum, shape=4):
     """Surface slot to bitstream slot."""
     Egress = 4
     """Bitstream slot to host memory."""
+    Compose = 5
+    """Surface slots to one surface slot."""
 
 
 class Format(enum.Enum, shape=2):
@@ -49,7 +51,7 @@ class Status(enum.Enum, shape=8):
     """How a task ended, and what ``where`` then tells.
 
     ========================  =====================================================================
-    ``Ok``                    0
+    ``Ok``                    0; of a compose task, a bit for each layer that was left out
     ``Jpeg...``               the golden decoder's :class:`JpegStatus` and its ``where``
     ``Refused``               the memory refused an access: id of the port (bits 2:0), write (bit 3)
     ``Poison``                a read gave data known to be bad: as ``Refused``
@@ -133,7 +135,7 @@ class Task(data.Struct):
     source: SlotRef
     target: SlotRef
     timestamp: 64
-    """Ingest only: what the slot's header shall say."""
+    """Ingest and compose only: what the slot's header shall say."""
     params: 128
     """The engine's own; each engine declares a struct for it."""
 

@@ -166,7 +166,8 @@ class Gpu(wiring.Component):
                 self.ended[n].tag.eq(engine.done.payload.tag),
             ]
             held = engine.memory.request.valid & ~engine.memory.request.ready
-            events += [activity.busy, activity.waits_first, activity.waits_second, held, fabric.served[n], fabric.far[n]]
+            events += [activity.busy, activity.waits_first, activity.waits_second, held]
+            events += [fabric.served[n], fabric.far[n]]
             if kind is EngineKind.Ingest:
                 connect(m, engine.host.request, host.ingest.request)
                 connect(m, host.ingest.line, engine.host.line)

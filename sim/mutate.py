@@ -70,7 +70,10 @@ BATCH = 10
 
 CHOSEN: Mapping[str, tuple[str, ...]] = {
     "codec.jpeg.decoder": ("decoder",),
+    "compute.canvas": ("256",),
+    "compute.compose": ("small",),
     "compute.engine": ("engine",),
+    "compute.pieces": ("depth32",),
     "lib.arbiter": ("5",),
     "lib.cdc": ("depth8",),
     "link.deskew": ("lanes4",),

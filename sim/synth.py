@@ -140,6 +140,7 @@ BLOCKS = {
         Block("idct", "codec.jpeg.idct", lambda m: m.Idct()),
         Block("fdct", "codec.jpeg.fdct", lambda m: m.Fdct()),
         Block("compute", "compute.engine", lambda m: m.Compute()),
+        Block("compose", "compute.compose", lambda m: m.Compose()),
         Block("surface-reader", "memory.surface", lambda m: m.SurfaceReader(0)),
         Block("surface-writer", "memory.surface", lambda m: m.SurfaceWriter(0)),
         Block("fabric", "memory.fabric", lambda m: m.Fabric(5)),

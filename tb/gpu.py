@@ -7,6 +7,7 @@ from cocotb.triggers import ValueChange
 
 from tessera.hw.config import ChipConfig, SystemConfig
 from tessera.hw.engine import EngineKind, Status
+from tessera.hw.gpu import ENGINES
 from tessera.hw.host.descriptor import RECORD_BYTES, Slot, TaskEntry, descriptor_bytes, record_of
 from tessera.hw.host.egress import EgressParams
 from tessera.hw.host.ingest import IngestParams
@@ -176,7 +177,7 @@ async def the_owner_says_who_may(dut):
             # Behind the engines come the links, by their numbers; the first line that was asked for is the header.
             who, where = await bench.hosts[2].read("REFUSED_WHO"), await bench.hosts[2].read("REFUSED_WHERE")
             client, write, number = who & 31, who >> 8 & 1, who >> 16 & 63
-            assert (client, write, number, where) == (len(EngineKind) + port_to(2, 0), 0, 0, 0)
+            assert (client, write, number, where) == (len(ENGINES) + port_to(2, 0), 0, 0, 0)
         else:
             assert record["status"] == Status.Ok.value and got == data and refused == 0
         changed = bench.random.randbytes(2000)
@@ -195,7 +196,7 @@ async def the_owner_says_who_may(dut):
 
 @cocotb.test()
 async def a_detour_is_taken_while_a_link_is_lost(dut):
-    """Cut in the middle of a transfer the task fails; then the way leads over the third chip, until the link is back."""
+    """Cut amid a transfer, the task fails; then the way leads over the third chip, until the link is back."""
     bench = Chips(dut)
     await bench.start()
     for chip, other, around in ((0, 1, 2), (1, 0, 2)):

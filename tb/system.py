@@ -37,7 +37,8 @@ class Host:
     async def _access(self, write: int, name: str, value: int) -> Any:
         bench = self.bench
         await bench.send(f"mmio_request{self.chip}", [{"write": write, "address": ADDRESS[name], "data": value}])
-        (answer,) = await bench.within(_MMIO_LIMIT, bench.receive(f"mmio_response{self.chip}", 1), f"an access to {name}")
+        answers = bench.receive(f"mmio_response{self.chip}", 1)
+        (answer,) = await bench.within(_MMIO_LIMIT, answers, f"an access to {name}")
         assert answer.status == 0, f"an access to {name} was answered with completion status {answer.status}"
         return answer.data
 

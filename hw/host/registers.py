@@ -114,8 +114,8 @@ REGISTERS = tuple(
         ("WINDOW_BASE", 0x0C8, "rw", "first line"),
         ("WINDOW_LENGTH", 0x0CC, "rw", "lines; writing it sets the window"),
         ("ROUTE_NODE", 0x0D0, "rw", "3:0 node that the next one is of"),
-        ("ROUTE", 0x0D4, "rw", "2:0 link behind which it is, 3 it is behind one; 6:4 link for a detour while that one is "
-         "lost, 7 there is one. Writing it sets the route"),
+        ("ROUTE", 0x0D4, "rw", "2:0 link behind which it is, 3 it is behind one; 6:4 link for a detour while that one "
+         "is lost, 7 there is one. Writing it sets the route"),
         ("LINK_INDEX", 0x0D8, "rw", "2:0 link that the next one is of"),
         ("LINK_STATE", 0x0DC, "r", "1:0 state: 0 training, 1 active, 2 dead; 4 it is lost; 11:8 node at the other end, "
          "by what it says"),
@@ -236,7 +236,7 @@ class Registers(wiring.Component):
     """The registers of :data:`REGISTERS`.
 
     An access takes 2 cycles from its request to its response; one is in work at a time. A write has taken effect when
-    its response is offered, but for a window's and a route's, whose response comes when their table has taken the entry.
+    its response is offered, but for a window's or a route's, whose response comes when its table has taken the entry.
     A register that is not in the table reads as 0, ignores writes, and is counted.
 
     Parameters

@@ -327,12 +327,8 @@ async def all_know_what_any_did(dut):
             numbers = [counters[counter] + k for k in range(random.randrange(1, 8))]
             counters[counter] += len(numbers)
             random.shuffle(numbers)
-            tasks = [
-                cocotb.start_soon(
-                    bench.send(f"signal{n}", [{"counter": counter, "number": k, "tell": everyone} for k in numbers[n::3]])
-                )
-                for n in range(CHIPS)
-            ]
+            signals = [{"counter": counter, "number": k, "tell": everyone} for k in numbers]
+            tasks = [cocotb.start_soon(bench.send(f"signal{n}", signals[n::CHIPS])) for n in range(CHIPS)]
             for task in tasks:
                 await bench.within(20_000, task, "signals")
         await bench.cycles(random.randrange(300))

@@ -31,7 +31,7 @@ WINDOWS = {
 
 
 def way_of(bench, request, other=False):
-    """Where a request has to go: ("lines", address), ("port0", (target, window, offset)), or the status of its answer."""
+    """Where a request has to go, ("lines", address) or ("port0", (target, window, offset)); or its answer's status."""
     node, number = divmod(request["window"], 64)
     if not other and node != NODE:
         port = ROUTES.get(node, 8)
@@ -228,7 +228,7 @@ async def nobody_waits_for_who_goes_elsewhere(dut):
                 for _ in range(30 if name in askers else 0)
             ]
             cocotb.start_soon(bench.send(f"{way}.response", responses))
-            for number, name in enumerate(askers):
+            for name in askers:
                 await bench.within(500, bench.receive(f"{name}.response", 30), f"{name} by {way}")
         sender.cancel()
 
@@ -380,7 +380,8 @@ async def a_refusal_waits_for_all_answers(dut, stall):
 
 @cocotb.test()
 async def constructor_says_what_is_wrong(dut):
-    for clients, ports, words in ((0, 0, "clients is 0"), (33, 0, "clients is 33"), (30, 3, "29"), (4, 9, "ports is 9")):
+    cases = (0, 0, "clients is 0"), (33, 0, "clients is 33"), (30, 3, "clients is 30; 1 to 29"), (4, 9, "ports is 9")
+    for clients, ports, words in cases:
         try:
             Fabric(clients, ports)
         except ValueError as error:

@@ -12,7 +12,7 @@ AGAIN = "if that is right: make bench ACCEPT=1"
 
 
 # Yosys has nothing new to say of what has not changed.
-LONG = ("chip", "compute", "ddr", "host-port", "jpeg-decoder", "jpeg-encoder", "link-1", "link-2", "link-4")
+LONG = ("chip", "compose", "compute", "ddr", "host-port", "jpeg-decoder", "jpeg-encoder", "link-1", "link-2", "link-4")
 # The chip has all other blocks in it, and ports of more lanes are made as that of one.
 LARGE = ("chip", "link-2", "link-4")
 
