@@ -70,6 +70,11 @@ def bands_of(width, height):
     return [(n, band, -(-w // 8)) for n, (w, h) in enumerate(sizes) for band in range(-(-h // 8))]
 
 
+def body_of(number):
+    """First line of a layer's surface: of all bits, whatever slots may have."""
+    return (number & 1) << 25 | 0x9E3779 * (number + 1) & 0xFFFFFF
+
+
 class Harness(wiring.Component):
     """The block with its layers in an array, and the canvas's tiles counted."""
 
@@ -127,7 +132,7 @@ class PiecesBench(Bench):
         for n, layer in enumerate(layers):
             if layer is not None:
                 format, w, h, x, y, alpha = layer
-                fields = {"window": n + 1, "body": 512 * (n + 3), "x": x, "y": y, "alpha": alpha, "shown": 1}
+                fields = {"window": n + 1, "body": body_of(n), "x": x, "y": y, "alpha": alpha, "shown": 1}
                 fields |= {"gray": int(format == ChromaFormat.Gray), "width": w, "height": h}
                 bits |= PlacedLayer.const(fields).as_bits() << n * empty
         self.dut.layers.value = bits
@@ -165,7 +170,7 @@ class PiecesBench(Bench):
             if not piece.flat:
                 format, w, h = layers[piece.number][:3]
                 line = SurfaceLayout(format, w, h).line(piece.plane, *piece.tile)
-                lines.append((piece.number + 1, 512 * (piece.number + 3) + int(line)))
+                lines.append((piece.number + 1, body_of(piece.number) + int(line)))
         tiles = cocotb.start_soon(self.receive("o_tile", len(lines), stall))
         left = list(expected)
         limit = 1000 + latency
@@ -230,6 +235,8 @@ async def far_away_and_large(dut):
     gray = ChromaFormat.Gray
     wide, tall = (colour, 65535, 6000, -65515, -5989, 9), (colour, 6000, 65535, -5980, -65524, 9)
     await bench.compare([wide, (gray, 65535, 9, -65530, 2, 200), tall, (gray, 9, 65535, 7, -65530, 200)], 40, 30)
+    # Both edges of what is drawn, at columns of many bits.
+    await bench.compare([(gray, 2090, 9, 3, 0, 255), (gray, 4000, 9, -30, 3, 255)], 2200, 9)
     await bench.compare([(colour, 700, 300, -270, -140, 255), (colour, 300, 150, 20, 9, 255)], 300, 170)
 
 
