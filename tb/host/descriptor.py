@@ -122,7 +122,7 @@ async def python_reads_what_silicon_packs(dut):
 async def what_does_not_fit_is_named(dut):
     for wrong, text in (
         ({"tag": 1 << 16}, "tag is 65536"),
-        ({"source": Slot(window=64)}, "window is 64"),
+        ({"source": Slot(window=1024)}, "window is 1024"),
         ({"waits": ((1, 1 << 20),)}, "value is 1048576"),
         ({"params": -1}, "params is -1"),
         ({"waits": ((1, 0), (2, 0), (3, 0))}, "two at most"),
