@@ -145,6 +145,8 @@ class ChipConfig:
         Links to other chips.
     lanes
         Of each link.
+    give_up
+        Cycles after which a link that was up and does not come up again is lost.
     """
 
     ddr: DdrConfig = field(default_factory=ddr4_3200aa)
@@ -154,6 +156,7 @@ class ChipConfig:
     watchdog: int = 1 << 16
     ports: int = 0
     lanes: int = 1
+    give_up: int = 1 << 20
 
     def __post_init__(self):
         for name, low, high in (("memory_lines", 1 << 11, 1 << 29), ("max_width", 64, 8192)):
@@ -168,6 +171,8 @@ class ChipConfig:
             raise ValueError(f"ports is {self.ports}; 0 to 8 expected")
         if self.lanes not in (1, 2, 4):
             raise ValueError(f"lanes is {self.lanes}; 1, 2 or 4 expected")
+        if not 1000 <= self.give_up <= 1 << 24:
+            raise ValueError(f"give_up is {self.give_up}; 1000 to {1 << 24} cycles expected")
 
 
 @dataclass(frozen=True)

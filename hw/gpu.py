@@ -191,7 +191,7 @@ class Gpu(wiring.Component):
             clocks = {
                 f"receive{lane}": "sync" if self.one_clock else f"receive{n}_{lane}" for lane in range(config.lanes)
             }
-            p = LinkParameters(lanes=config.lanes)
+            p = LinkParameters(lanes=config.lanes, give_up=config.give_up)
             key = p, self.one_clock or n
             port = repeated(m, f"link{n}", "link_port", lambda: LinkPort(p), key=key, domains=clocks)
             connect(m, getattr(fabric, f"port{n}").request, port.request)

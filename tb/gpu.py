@@ -17,8 +17,8 @@ from tessera.hw.system import System, links_of, port_to
 from tessera.tb.bench import Bench, Dut, pack
 from tessera.tb.system import Host, cold_start
 
-CONFIG = SystemConfig(chip=ChipConfig(memory_lines=1 << 14, max_width=64), host_bytes=1 << 20, chips=3)
-DUTS = {"three": Dut(lambda: System(CONFIG))}
+CONFIG = SystemConfig(chip=ChipConfig(memory_lines=1 << 14, max_width=64, give_up=3000), host_bytes=1 << 20, chips=3)
+DUTS = {"three": Dut(lambda: System(CONFIG), soak=True)}
 
 RING, DONE, INPUT, OUTPUT = (n << 16 for n in range(1, 5))
 """Where in the host's memory: of each chip, 16 KiB of each."""

@@ -26,7 +26,7 @@ NO_BENCH_NEEDED = {
 }
 
 LONG = re.compile(
-    r"codec\.jpeg\.decoder-(decoder|memory)|codec\.jpeg\.encoder|compute\.(compose|engine|scale|steps)|gpu-|memory\.ddr-"
+    r"codec\.jpeg\.decoder-(decoder|memory)|codec\.jpeg\.encoder|compute\.(compose|engine|scale|steps)|memory\.ddr-"
 )
 """Benches that simulate for so long that compiling for speed pays."""
 

@@ -50,7 +50,8 @@ class Fabric(wiring.Component):
     Each request for this chip's memory is checked against its window: that must be set, with the right asked for, and
     longer than the offset. Any other request is answered ``Refused`` and told on ``refused``; one for a node without a
     route is answered ``Failed``. To keep the order within its id, such an answer waits until its client's earlier
-    requests are answered, and holds back all others that come the same way in. For the same reason a request waits
+    requests are answered, comes two cycles after its request or later, and holds back all others that come the same way
+    in. For the same reason a request waits
     until none of its id is under way to another place.
 
     One request a cycle goes each way in, one each way out, and one response a cycle to each client. A request is
@@ -310,12 +311,15 @@ class _WayIn(wiring.Component):
             m.d.sync += level.eq(level + came - gone)
             observe(m, out)
 
-        # What must not be takes the place of an answer when all before it are answered.
+        # What must not be takes the place of an answer when all before it are answered, but no sooner than a memory
+        # could: a link counts on two cycles.
+        late = Signal()
+        m.d.sync += late.eq(asked_valid & ~goes.any() & ~done)
         m.submodules.told = told = fifo.SyncFIFO(width=Refusal.as_shape().size, depth=2)
         refusal, refused = Signal(Refusal), Signal()
         for n in clients:
             m.d.comb += self.refuses[n].eq(
-                asked_valid & ~goes.any() & (asked.client == n) & (under_way[n] == 1) & told.w_rdy
+                late & asked_valid & (asked.client == n) & (under_way[n] == 1) & told.w_rdy
             )
         m.d.comb += [
             refused.eq((self.refuses & self.answered).any()),

@@ -284,6 +284,20 @@ async def others_wait_for_no_refusal_of_ours(dut):
 
 
 @cocotb.test()
+async def a_refusal_takes_two_cycles(dut):
+    """A link counts on that: no answer comes sooner after its request."""
+    bench = await prepared(dut)
+    if bench.stalled:
+        return
+    for name in bench.clients + bench.others:
+        window = (NODE << 6 if name in bench.clients else 0) + 9
+        answer = cocotb.start_soon(bench.receive(f"{name}.response", 1))
+        asked = await bench.within(100, bench.send(f"{name}.request", [{"window": window, "op": Op.Write}]))
+        await bench.within(100, answer)
+        assert bench.now() - asked == 2, f"{name}: {bench.now() - asked} cycles"
+
+
+@cocotb.test()
 async def reset_takes_all_windows_back(dut):
     bench = await prepared(dut)
     whole = {"base": 0, "length": 1 << 20, "rights": ALL}
