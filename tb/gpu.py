@@ -217,7 +217,8 @@ async def a_detour_is_taken_while_a_link_is_lost(dut):
     detour = record["cycles"]
     after = [await host.counters() for host in bench.hosts]
     sent = [after[2][f"link{n}.sent"] - before[2][f"link{n}.sent"] for n in range(2)]
-    assert min(sent) > 20, f"{sent} packets went through chip 2"
+    # Of 16 lines at most to ask for, and of 4 to answer.
+    assert min(sent) >= 16 and max(sent) >= 63, f"{sent} packets went through chip 2"
     dut.cut.value = 0
     await bench.until((0, 1), LinkState.Active)
     record, got = await bench.egress(1, slot(0, 1))
