@@ -251,6 +251,7 @@ class Registers(wiring.Component):
     msi : :py:`Out(MsiSetup)`
     window : :py:`Out(stream.Signature(WindowWrite))`
     route : :py:`Out(stream.Signature(RouteWrite))`
+        Never valid without links.
     refused : :py:`In(stream.Signature(Refusal))`
         Always ready.
     node : :py:`In(4)`
@@ -406,7 +407,11 @@ class Registers(wiring.Component):
             "WINDOW_BASE": base.eq(write),
             "WINDOW_LENGTH": [length.eq(write), self.window.valid.eq(1)],
             "ROUTE_NODE": self.route.payload.node.eq(write),
-            "ROUTE": [self.route.payload.route.eq(write[: Route.as_shape().size]), self.route.valid.eq(1)],
+            # Without links nobody would take it.
+            "ROUTE": [
+                self.route.payload.route.eq(write[: Route.as_shape().size]),
+                self.route.valid.eq(self.chip.links != 0),
+            ],
             "LINK_INDEX": self.link_index.eq(write),
             "COUNTER_SELECT": self.counter_select.eq(write),
         }

@@ -29,7 +29,10 @@ from tessera.tb.bench import Bench, Dut, pack
 CHIP = ChipParameters(engines=(EngineKind.Ingest, EngineKind.JpegDecode, EngineKind.Egress), memory_lines=1 << 22,
                       links=3)
 
-DUTS = {"registers": Dut(lambda: Registers(CHIP))}
+DUTS = {
+    "registers": Dut(lambda: Registers(CHIP), tests=r"registers\.(?!without_links)"),
+    "unlinked": Dut(Registers, tests="without_links"),
+}
 
 PLAIN = {
     "CONTROL": 0xFFFF,
@@ -339,6 +342,17 @@ async def any_route_reaches_the_table(dut):
         assert (entry.route.detour, entry.route.has_detour) == (route >> 4 & 7, route >> 7)
         assert await bench.get("ROUTE") == route
         assert not dut.route__valid.value
+
+
+@cocotb.test()
+async def without_links_a_route_goes_nowhere(dut):
+    """Nobody is there to take it, and the next access is answered all the same."""
+    bench = RegistersBench(dut)
+    await bench.start()
+    for route in (0x88, 0xFF):
+        await bench.put("ROUTE", route)
+        assert not dut.route__valid.value
+        assert await bench.get("ROUTE") == route
 
 
 @cocotb.test()
