@@ -55,7 +55,8 @@ class Dut:
         Also build it with stallers in its internal streams, and run all tests on that too. Tests that assert cycle
         counts skip themselves there: ``if bench.stalled: return``.
     tests
-        Regular expression of the names of the tests that run on this build; all unless told.
+        Regular expression of the names of the tests that run on this build; all unless told. It is looked for in
+        ``module.test/parameters``, and by ``make bench`` in ``module.test/`` first.
     watched
         Put a checker at each output stream as well: for every block that never withdraws what it has offered.
     soak

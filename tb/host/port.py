@@ -17,7 +17,7 @@ from tessera.hw.engine import EngineKind
 from tessera.hw.host.descriptor import RECORD_BYTES, Slot, TaskEntry, descriptor_bytes, record_of
 from tessera.hw.host.dma_read import ReadConfig
 from tessera.hw.host.port import HostConfig, HostPort
-from tessera.hw.host.registers import ADDRESS, BAR_BYTES, IDENTIFICATION, StatusBit
+from tessera.hw.host.registers import ADDRESS, BAR_BYTES, IDENTIFICATION, ChipParameters, StatusBit
 from tessera.hw.host.tlp import Beat, CompletionStatus, Credit, Fmt, PcieConfig
 from tessera.hw.host.tlp import TlpType as Kind
 from tessera.hw.link.routes import Route
@@ -26,7 +26,10 @@ from tessera.tb.bench import CYCLE_NS, Bench, Dut, pack
 
 TIMEOUT = 1000
 
-DUTS = {"port": Dut(lambda: HostPort(HostConfig(read=ReadConfig(timeout=TIMEOUT))), stalls=True)}
+LINKS = 3
+CONFIG = HostConfig(chip=ChipParameters(links=LINKS), read=ReadConfig(timeout=TIMEOUT))
+
+DUTS = {"port": Dut(lambda: HostPort(CONFIG), stalls=True)}
 
 CONFIGURATION = (TlpType.CFG_READ_0, TlpType.CFG_WRITE_0, TlpType.CFG_READ_1, TlpType.CFG_WRITE_1)
 
@@ -341,7 +344,7 @@ async def links_and_routes(dut):
     bench = PortBench(dut)
     await bench.start(stall=0.3)
     dut.node.value = 9
-    assert await bench.get("NODE") & 15 == 9
+    assert await bench.get("NODE") == LINKS << 8 | 9
     collector = cocotb.start_soon(bench.receive("route", 2, 0.5))
     for node, route in ((3, 0x5A), (12, 0x0F)):
         await bench.put("ROUTE_NODE", node)
@@ -349,9 +352,9 @@ async def links_and_routes(dut):
     got = await bench.within(20000, collector)
     assert [(entry.node, pack(Route, entry.route)) for entry in got] == [(3, 0x5A), (12, 0x0F)]
     await bench.put("LINK_INDEX", 5)
-    assert dut.link_index.value == 5
     dut.link_status.value = 0x711
     assert await bench.get("LINK_STATE") == 0x711
+    assert dut.link_index.value == 5
 
 
 def request(kind, address, length=1, first_be=15, last_be=0, data=b""):
