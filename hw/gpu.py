@@ -20,11 +20,13 @@ from tessera.hw.lib.repeated import repeated
 from tessera.hw.lib.streams import connect
 from tessera.hw.link.block import BLOCK_BITS
 from tessera.hw.link.link import LinkCounts, LinkParameters
-from tessera.hw.link.packet import CLASSES
+from tessera.hw.link.packet import CLASSES, Kind
 from tessera.hw.link.port import LinkPort
 from tessera.hw.link.relay import HOPS, Relay
 from tessera.hw.link.routes import Routes
 from tessera.hw.master.dispatch import Dispatch
+from tessera.hw.master.frame_sync import FrameSync
+from tessera.hw.master.messenger import Messenger
 from tessera.hw.memory.ddr import DdrController
 from tessera.hw.memory.dram import DramBus
 from tessera.hw.memory.fabric import Fabric
@@ -125,6 +127,7 @@ class Gpu(wiring.Component):
         chip = ChipParameters(engines=tuple(ENGINES), memory_lines=config.memory_lines, links=config.ports)
         m.submodules.host = host = HostPort(HostConfig(chip=chip))
         m.submodules.dispatch = dispatch = Dispatch(ENGINES, depth=config.queue)
+        m.submodules.frame_sync = frame_sync = FrameSync()
         m.submodules.fabric = fabric = Fabric(len(ENGINES), config.ports)
         m.submodules.ddr = ddr = DdrController(config.ddr)
         m.submodules.counters = counters = EventCounters(len(_EVENTS))
@@ -133,6 +136,7 @@ class Gpu(wiring.Component):
         wiring.connect(m, ddr.dram, wiring.flipped(self.dram))
         connect(m, host.descriptors, dispatch.i)
         connect(m, dispatch.record, host.records)
+        connect(m, dispatch.signal, frame_sync.signal)
         connect(m, host.window, fabric.window)
         connect(m, fabric.refused, host.refused)
         connect(m, fabric.lines.request, ddr.port.request)
@@ -140,14 +144,20 @@ class Gpu(wiring.Component):
         m.d.comb += [
             fabric.node.eq(self.node),
             dispatch.cycle.eq(host.cycle),
-            dispatch.clear.eq(host.restart),
+            dispatch.hold.eq(frame_sync.clearing),
+            frame_sync.read.eq(dispatch.read),
+            dispatch.count.eq(frame_sync.count),
+            frame_sync.session.eq(host.session),
+            frame_sync.clear.eq(host.restart),
             counters.clear.eq(host.reset_counters),
             counters.select.eq(host.counter_select),
             host.counter_value.eq(counters.value),
             host.node.eq(self.node),
         ]
         if config.ports:
-            self._links(m, host, fabric)
+            self._links(m, host, fabric, frame_sync)
+        else:
+            m.d.comb += frame_sync.cast.ready.eq(1)
 
         events = [C(1)]
         for n, (kind, make) in enumerate(ENGINES.items()):
@@ -179,13 +189,22 @@ class Gpu(wiring.Component):
         m.d.comb += counters.events.eq(Cat(events))
         return m
 
-    def _links(self, m, host, fabric):
-        """The links, what goes on from one to another, and the table of routes."""
+    def _links(self, m, host, fabric, frame_sync):
+        """The links, what goes on from one to another, what frame sync tells others, and the table of routes."""
         config = self.config
         count = config.ports
         m.submodules.routes = routes = Routes(count)
+        m.submodules.messenger = messenger = Messenger(count)
         connect(m, host.route, routes.set)
-        m.d.comb += fabric.routes.eq(routes.first)
+        connect(m, frame_sync.cast, messenger.cast)
+        connect(m, messenger.come, frame_sync.come)
+        m.d.comb += [
+            fabric.routes.eq(routes.first),
+            messenger.routes.eq(routes.first),
+            messenger.node.eq(self.node),
+            messenger.lost.eq(routes.lost),
+            frame_sync.again.eq(messenger.again),
+        ]
         ports, counts, statuses = [], Array(), Array()
         for n in range(count):
             clocks = {
@@ -218,9 +237,22 @@ class Gpu(wiring.Component):
         with m.If(host.counter_select[8:] != 0):
             m.d.comb += host.counter_value.eq(counts[(host.counter_select[8:] - 1)[:3]])
 
+        for n, port in enumerate(ports):
+            come, first = getattr(messenger, f"i{n}"), getattr(port, f"i{Kind.SyncFirst.value}")
+            told = getattr(messenger, f"o{n}")
+            room = getattr(messenger, f"room{n}")
+            m.d.comb += [
+                come.valid.eq(port.o.valid & port.o.payload.here),
+                come.payload.eq(port.o.payload),
+                first.valid.eq(told.valid),
+                first.payload.eq(told.payload),
+                told.ready.eq(first.ready),
+                port.room.eq(~C(0, CLASSES)),
+                *(port.room[kind.value].eq(room) for kind in (Kind.SyncFirst, Kind.SyncSecond)),
+            ]
+
         # What comes for other chips goes on. What is lost on the way, who asked for it gives up.
         if count == 1:
-            m.d.comb += ports[0].room.eq(~C(0, CLASSES))
             return
         m.submodules.relay = relay = Relay(count)
         m.d.comb += [relay.routes.eq(routes.direct), relay.lost.eq(routes.lost)]
@@ -229,8 +261,8 @@ class Gpu(wiring.Component):
             m.d.comb += [
                 come.valid.eq(port.o.valid & ~port.o.payload.here),
                 come.payload.eq(port.o.payload),
-                port.room.eq(~C(0, CLASSES)),
-                *(port.room[first.value].eq(room[hop]) for hop, (first, _) in enumerate(HOPS)),
+                *(port.room[first.value].eq(room[hop]) for hop, (first, _) in enumerate(HOPS[:-1])),
+                port.room[Kind.SyncFirst.value].eq(room[-1] & getattr(messenger, f"room{n}")),
             ]
             for _, kind in HOPS:
                 # No joint: they are withdrawn when the link is lost.

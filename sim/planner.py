@@ -129,7 +129,12 @@ class _Builder:
         tag = len(self.tasks)
         waits = [wait for wait in (after, frees) if wait is not None and wait[1] >= 0]
         task = TaskEntry(
-            engine=kind, tag=tag, waits=tuple((counter, n + 1) for counter, n in waits), signal=signal, **entry
+            engine=kind,
+            tag=tag,
+            waits=tuple((counter, n + 1) for counter, n in waits),
+            signal=signal,
+            number=len(self._signalled[signal]),
+            **entry,
         )
         stream, output, frame = whose
         self.tasks.append(PlannedTask(tag, task, stream, output, frame, self._task(after), self._task(frees)))

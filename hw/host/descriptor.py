@@ -6,6 +6,7 @@ from amaranth.hdl import *
 from amaranth.lib import data
 
 from tessera.hw.engine import EngineKind, Format, SlotRef, Status, Task
+from tessera.hw.memory.port import NODES
 
 __all__ = [
     "COUNTERS",
@@ -25,7 +26,7 @@ COUNTERS = 64
 
 
 class Wait(data.Struct):
-    """A task starts only when counter ``counter`` has reached ``value``. Counter 0: no wait."""
+    """A task starts only when all numbers below ``value`` of counter ``counter`` are done. Counter 0: no wait."""
 
     counter: 6
     value: 20
@@ -38,8 +39,11 @@ class Descriptor(data.Struct):
     engine: EngineKind
     waits: data.ArrayLayout(Wait, 2)
     signal: 6
-    """Counter that grows by one when the task is over, however it ended. 0: none."""
-    reserved: 64
+    """Counter of which ``number`` is done when the task is over, however it ended. 0: none."""
+    number: 20
+    tell: NODES
+    """Nodes whose tasks wait for that."""
+    reserved: 28
 
 
 class DoneRecord(data.Struct):
@@ -91,6 +95,10 @@ class TaskEntry:
         An :class:`EngineKind`; a plain number reaches the chip as it is.
     waits
         Up to two pairs (counter, value).
+    number
+        What is done of counter `signal`: of the tasks that signal it, how many come before this one.
+    tell
+        A bit for each node.
     params
         The engine's own parameters, as a number of 128 bits.
     """
@@ -104,6 +112,8 @@ class TaskEntry:
     params: int = 0
     waits: tuple[tuple[int, int], ...] = ()
     signal: int = 0
+    number: int = 0
+    tell: int = 0
 
     def __post_init__(self):
         if len(self.waits) > 2:
@@ -148,6 +158,8 @@ def descriptor_bytes(entry):
         "engine": engine,
         "waits": waits,
         "signal": entry.signal,
+        "number": entry.number,
+        "tell": entry.tell,
     }
     return _bits(Descriptor.as_shape(), fields).to_bytes(RECORD_BYTES, "little")
 

@@ -357,7 +357,8 @@ class HostPort(wiring.Component):
     egress : :py:`In(DmaWritePort())`
     restart : :py:`Out(1)`
         A pulse when the host sets the submission ring anew.
-    window, route, refused, node, link_index, link_status, abort, reset_counters, cycle, counter_select, counter_value
+    window, route, refused, node, session, link_index, link_status, abort, reset_counters, cycle, counter_select,
+    counter_value
         As in :class:`Registers`.
     """
 
@@ -374,6 +375,7 @@ class HostPort(wiring.Component):
                 "window": Out(stream.Signature(WindowWrite)),
                 "route": Out(stream.Signature(RouteWrite)),
                 "node": In(4),
+                "session": Out(6),
                 "link_index": Out(3),
                 "link_status": In(LinkStatus),
                 "refused": In(stream.Signature(Refusal)),
@@ -436,6 +438,7 @@ class HostPort(wiring.Component):
             registers.counter_value.eq(self.counter_value),
             registers.node.eq(self.node),
             registers.link_status.eq(self.link_status),
+            self.session.eq(registers.session),
             self.link_index.eq(registers.link_index),
             self.restart.eq(registers.submission.set),
             self.abort.eq(registers.abort),

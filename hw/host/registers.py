@@ -95,6 +95,8 @@ REGISTERS = tuple(
         ("MSI_ADDRESS_HIGH", 0x064, "rw", "where an MSI is written, 63:32"),
         ("MSI_DATA", 0x068, "rw", "what it says"),
         ("MSI_ENABLE", 0x06C, "rw", "bit 0: send MSIs"),
+        ("SESSION", 0x074, "rw", "5:0 number of what begins when the submission ring is set: chips that work together "
+         "are given the same one, each time another, and hear of frames from those alone that have it"),
         ("SUBMIT_BASE_LOW", 0x080, "rw", "address of the submission ring, 31:0; a multiple of 64"),
         ("SUBMIT_BASE_HIGH", 0x084, "rw", "address of the submission ring, 63:32"),
         ("SUBMIT_SIZE", 0x088, "rw", "its descriptors: a power of two to 65536, or 0 for none. Writing it sets the "
@@ -256,6 +258,7 @@ class Registers(wiring.Component):
         Always ready.
     node : :py:`In(4)`
         The chip's number.
+    session : :py:`Out(6)`
     link_index : :py:`Out(3)`, link_status : :py:`In(LinkStatus)`
         The link chosen, and that one's.
     abort : :py:`Out(16)`
@@ -285,6 +288,7 @@ class Registers(wiring.Component):
                 "route": Out(stream.Signature(RouteWrite)),
                 "refused": In(stream.Signature(Refusal)),
                 "node": In(4),
+                "session": Out(6),
                 "link_index": Out(3),
                 "link_status": In(LinkStatus),
                 "abort": Out(16),
@@ -363,6 +367,7 @@ class Registers(wiring.Component):
             "MSI_ADDRESS_HIGH": self.msi.address[32:],
             "MSI_DATA": self.msi.data,
             "MSI_ENABLE": self.msi.enable,
+            "SESSION": self.session,
             "SUBMIT_BASE_LOW": self.submission.base[:32],
             "SUBMIT_BASE_HIGH": self.submission.base[32:],
             "SUBMIT_SIZE": self.submission.size,
@@ -394,6 +399,7 @@ class Registers(wiring.Component):
             "MSI_ADDRESS_HIGH": self.msi.address[32:].eq(write),
             "MSI_DATA": self.msi.data.eq(write),
             "MSI_ENABLE": self.msi.enable.eq(write),
+            "SESSION": self.session.eq(write),
             "SUBMIT_BASE_LOW": self.submission.base[:32].eq(write),
             "SUBMIT_BASE_HIGH": self.submission.base[32:].eq(write),
             "SUBMIT_SIZE": [self.submission.size.eq(write), self.submission.set.eq(1)],

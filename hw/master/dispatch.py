@@ -1,14 +1,19 @@
 """Dispatch: tasks with what they wait for, to the engines and back as records."""
 
 from amaranth.hdl import *
-from amaranth.lib import data, fifo, memory, stream, wiring
+from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tessera.hw.engine import Done, Status, Task
-from tessera.hw.host.descriptor import COUNTERS, Descriptor, DoneRecord
+from tessera.hw.host.descriptor import Descriptor, DoneRecord, Wait
 from tessera.hw.lib.streams import observe
+from tessera.hw.lib.turns import Turns
+from tessera.hw.master.frame_sync import AHEAD, SyncSignal
 
 __all__ = ["Activity", "Dispatch"]
+
+_WAITS = 3
+"""A descriptor's two, and that its own number is near its counter's count."""
 
 
 class Activity(data.Struct):
@@ -17,23 +22,28 @@ class Activity(data.Struct):
     busy: 1
     """Its engine works on a task."""
     waits_first: 1
-    """Its next task's first wait is not met."""
+    """Its next task's first wait is not known to be met."""
     waits_second: 1
-    """The first is met, the second is not."""
+    """The first is met, the second is not, or its number is too far ahead."""
 
 
 class Dispatch(wiring.Component):
     """Starts each engine's tasks in the order of their descriptors, as soon as their counters are reached.
 
-    Each engine has a queue of descriptors. The one at its head starts when its engine is free and both its waits are
-    met. When a task is over, however it ended, the counter that it signals grows by one, and a record goes out.
-    Counters are absolute counts modulo 2**20: a wait is met when its counter is at, or less than 2**19 past, its value.
+    Each engine has a queue of descriptors. The one at its head starts when its engine is free, both its waits are met,
+    and the number that it signals is at most 16 beyond its counter's count: so what is signalled never has to wait.
+    When a task is over, however it ended, its number is signalled, and a record goes out. Counters are those of
+    :class:`FrameSync`, modulo 2**20: a wait is met when the count is at, or less than 2**19 past, its value. Once met,
+    it stays so.
 
-    A descriptor for an engine that the chip does not have is answered ``BadTask`` with ``where`` 0 and signals its
-    counter at once. The order of descriptors holds within an engine; a full queue holds back all that come behind.
+    A descriptor for an engine that the chip does not have is answered ``BadTask`` with ``where`` 0, and signals, as
+    soon as its number is near; it waits for nothing else. The order of descriptors holds within an engine; a full queue
+    holds back all that come behind.
 
-    Between a task's end and the start of one that waited for it alone pass at most ``14 + 4 * engines`` cycles, if
-    records are taken at once.
+    If records and signals are taken at once, a task's end is signalled two cycles later, and three more for each other
+    one that ends. From when a count is what the last wait asks for to the start pass at most ``3 * engines + 3``
+    cycles, and three if it is the only wait of all engines that is not met. With :class:`FrameSync`, between a task's
+    end and the start of one that waited for it alone: at most ``10 + 3 * engines``.
 
     Parameters
     ----------
@@ -46,12 +56,15 @@ class Dispatch(wiring.Component):
     -------
     i : :py:`In(stream.Signature(Descriptor))`
     record : :py:`Out(stream.Signature(DoneRecord))`
+    signal : :py:`Out(stream.Signature(SyncSignal))`
+    read : :py:`Out(6)`, count : :py:`In(20)`
+        A counter, and its count one cycle later.
+    hold : :py:`In(1)`
+        Counts mean nothing: no wait is met, no signal given.
     task0, .. : :py:`Out(stream.Signature(Task))`
     done0, .. : :py:`In(stream.Signature(Done))`
     cycle : :py:`In(64)`
         The chip's time.
-    clear : :py:`In(1)`
-        While no task waits or runs: sets all counters to 0, in 64 cycles.
     activity0, .. : :py:`Out(Activity)`
     """
 
@@ -65,8 +78,11 @@ class Dispatch(wiring.Component):
         members = {
             "i": In(stream.Signature(Descriptor)),
             "record": Out(stream.Signature(DoneRecord)),
+            "signal": Out(stream.Signature(SyncSignal)),
+            "read": Out(6),
+            "count": In(20),
+            "hold": In(1),
             "cycle": In(64),
-            "clear": In(1),
         }
         for n in range(len(self.kinds)):
             members[f"task{n}"] = Out(stream.Signature(Task))
@@ -77,27 +93,29 @@ class Dispatch(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes = len(self.kinds)
-        entry = data.StructLayout({"task": Task, "waits": Descriptor.as_shape()["waits"].shape, "signal": 6})
+        entry = data.StructLayout({"task": Task, "waits": data.ArrayLayout(Wait, _WAITS), "tell": 16})
 
-        m.submodules.counters = counters = memory.Memory(shape=20, depth=COUNTERS, init=[])
-        read, write = counters.read_port(), counters.write_port()
-
-        # Descriptors to the queues; those for no lane to the last one, which answers by itself.
+        # Descriptors to the queues; those for no lane to a register, as if it was one more lane without an engine.
         given = self.i.payload
-        queues, heads = [], []
+        near = Signal(Wait)
+        m.d.comb += [near.counter.eq(given.signal), near.value.eq(given.number - AHEAD)]
+        waits = Cat(given.waits, near)
+        queues, heads, waiting = [], [], []
         for n in range(lanes):
             m.submodules[f"queue{n}"] = queue = fifo.SyncFIFOBuffered(width=entry.size, depth=self.depth)
             packed = Signal(entry, name=f"packed{n}")
             m.d.comb += [
                 packed.task.eq(given.task),
-                packed.waits.eq(given.waits),
-                packed.signal.eq(given.signal),
+                packed.waits.as_value().eq(waits),
+                packed.tell.eq(given.tell),
                 queue.w_data.eq(packed),
             ]
             queues.append(queue)
             heads.append(data.View(entry, queue.r_data))
-        unknown = Signal(data.StructLayout({"tag": 16, "engine": 4, "signal": 6}))
+            waiting.append(queue.r_rdy)
+        unknown = Signal(data.StructLayout({"tag": 16, "engine": 4, "wait": Wait, "tell": 16}))
         unknown_valid = Signal()
+        waiting.append(unknown_valid)
         with m.Switch(given.engine):
             for n, kind in enumerate(self.kinds):
                 with m.Case(kind):
@@ -109,130 +127,111 @@ class Dispatch(wiring.Component):
                         unknown_valid.eq(1),
                         unknown.tag.eq(given.task.tag),
                         unknown.engine.eq(given.engine),
-                        unknown.signal.eq(given.signal),
+                        unknown.wait.eq(near),
+                        unknown.tell.eq(given.tell),
                     ]
 
-        # A lane: released by the checks below, handed over when the engine takes it, over with its last done.
-        released, running = Signal(lanes), Signal(lanes)
-        blocked = [Signal(2, name=f"blocked{n}") for n in range(lanes)]
-        signals = [Signal(6, name=f"signal{n}") for n in range(lanes)]
-        starts = [Signal(64, name=f"start{n}") for n in range(lanes)]
-        for n in range(lanes):
-            task, queue = getattr(self, f"task{n}"), queues[n]
-            taken = task.valid & task.ready
+        # Waits that are not met are looked at in turns. A head whose waits are not all met stays, so what was looked up
+        # is still its own a cycle later.
+        places = [(n, k, heads[n].waits[k]) for n in range(lanes) for k in range(_WAITS)]
+        places.append((lanes, _WAITS - 1, unknown.wait))
+        met = [Signal(_WAITS, name=f"met{n}", init=0 if n < lanes else 0b011) for n in range(lanes + 1)]
+        m.submodules.turns = turns = Turns(len(places), Wait)
+        looked, looked_at = Signal(Wait), Signal(len(places))
+        reached = (looked.counter == 0) | ~(self.count - looked.value)[19]
+        for place, (n, k, wait) in enumerate(places):
             m.d.comb += [
-                task.valid.eq(queue.r_rdy & released[n]),
-                task.payload.eq(heads[n].task),
+                turns.wants[place].eq(waiting[n] & ~met[n][k] & ~looked_at[place] & ~self.hold),
+                turns.items[place].eq(wait),
+            ]
+            with m.If(looked_at[place] & reached & ~self.hold):
+                m.d.sync += met[n][k].eq(1)
+        m.d.comb += [turns.go.eq(1), self.read.eq(turns.item.counter)]
+        m.d.sync += [looked.eq(turns.item), looked_at.eq(turns.chosen)]
+
+        # A lane: handed over when the engine takes it, over with its last done.
+        running = Signal(lanes)
+        signals = [Signal(SyncSignal, name=f"signal{n}") for n in range(lanes)]
+        starts = [Signal(64, name=f"start{n}") for n in range(lanes)]
+        for n, (task, queue, head) in enumerate(zip((getattr(self, f"task{n}") for n in range(lanes)), queues, heads)):
+            taken = task.valid & task.ready
+            free = queue.r_rdy & ~running[n]
+            m.d.comb += [
+                task.valid.eq(free & met[n].all()),
+                task.payload.eq(head.task),
                 queue.r_en.eq(taken),
             ]
             activity = getattr(self, f"activity{n}")
             m.d.comb += [
                 activity.busy.eq(running[n]),
-                activity.waits_first.eq(blocked[n][0]),
-                activity.waits_second.eq(blocked[n][1]),
+                activity.waits_first.eq(free & ~met[n][0]),
+                activity.waits_second.eq(free & met[n][0] & ~met[n].all()),
             ]
             observe(m, task)
             with m.If(taken):
                 m.d.sync += [
-                    released[n].eq(0),
+                    met[n].eq(0),
                     running[n].eq(1),
-                    signals[n].eq(heads[n].signal),
+                    _signal(signals[n], head.waits[_WAITS - 1], head.tell),
                     starts[n].eq(self.cycle),
                 ]
 
-        # One thing at a time: an end, or one lane's waits.
+        # One end at a time: each that came before the next round begins has its turn.
         dones = [getattr(self, f"done{n}") for n in range(lanes)]
-        ended = Signal(lanes + 1)
-        m.d.comb += ended.eq(Cat(*(done.valid for done in dones), unknown_valid))
-        lane = Signal(range(lanes))
-        over = Signal(range(lanes + 1))
+        m.submodules.ends = ends = Turns(lanes + 1)
+        m.d.comb += ends.wants.eq(Cat(*(done.valid for done in dones), unknown_valid & met[lanes].all()))
+        over = Signal(lanes + 1)
         record = Signal(data.StructLayout({name: DoneRecord.as_shape()[name].shape for name in _RECORD}))
         m.d.comb += [getattr(self.record.payload, name).eq(getattr(record, name)) for name in _RECORD]
-        signal = Signal(6)
-        with m.If(self.clear):
-            m.d.sync += lane.eq(0)
-        wanted = [Array(head.waits[k] for head in heads) for k in range(2)]
-        index = Signal(6, init=0)
-        checked = Signal(range(lanes))
-        next_lane = Mux(lane == lanes - 1, 0, lane + 1)
-
-        def met(k):
-            wait = wanted[k][checked]
-            return (wait.counter == 0) | ~(read.data - wait.value)[19]
-
         with m.FSM(name="dispatch"):
-            with m.State("ClearCounters"):
-                m.d.comb += [write.en.eq(1), write.addr.eq(index)]
-                m.d.sync += index.eq(index + 1)
-                with m.If(index.all()):
-                    m.next = "Look"
             with m.State("Look"):
-                candidate = Signal(range(lanes))
-                m.d.comb += candidate.eq(lane)
-                m.d.sync += [checked.eq(candidate), lane.eq(next_lane)]
-                m.d.comb += [read.addr.eq(wanted[0][candidate].counter), read.en.eq(1)]
-                free = Signal(lanes)
-                m.d.comb += free.eq(Cat(queue.r_rdy for queue in queues) & ~released & ~running)
-                with m.If(self.clear):
-                    m.next = "ClearCounters"
-                with m.Elif(ended.any()):
-                    for n in reversed(range(lanes + 1)):
-                        with m.If(ended[n]):
-                            m.d.sync += over.eq(n)
+                m.d.comb += ends.go.eq(1)
+                m.d.sync += over.eq(ends.chosen)
+                with m.If(ends.wants.any()):
                     m.next = "TakeDone"
-                with m.Elif(free.bit_select(candidate, 1)):
-                    m.next = "CheckFirst"
-            with m.State("CheckFirst"):
-                m.d.comb += [read.addr.eq(wanted[1][checked].counter), read.en.eq(1)]
-                m.next = "CheckSecond"
-                with m.If(~met(0)):
-                    for n in range(lanes):
-                        with m.If(checked == n):
-                            m.d.sync += blocked[n].eq(1)
-                    m.next = "Look"
-            with m.State("CheckSecond"):
-                for n in range(lanes):
-                    with m.If(checked == n):
-                        m.d.sync += [blocked[n].eq(Cat(C(0, 1), ~met(1))), released[n].eq(met(1))]
-                m.next = "Look"
             with m.State("TakeDone"):
-                with m.Switch(over):
-                    for n in range(lanes):
-                        with m.Case(n):
-                            m.d.comb += dones[n].ready.eq(1)
-                            m.d.sync += [getattr(record, name).eq(getattr(dones[n].payload, name)) for name in _COPIED]
-                            m.d.sync += [
-                                record.engine.eq(self.kinds[n]),
-                                record.start.eq(starts[n]),
-                                signal.eq(signals[n]),
-                            ]
-                            with m.If(dones[n].payload.last):
-                                m.d.sync += running[n].eq(0)
-                    with m.Default():
-                        m.d.sync += [getattr(record, name).eq(0) for name in _COPIED]
+                for n, done in enumerate(dones):
+                    with m.If(over[n]):
+                        m.d.comb += done.ready.eq(1)
+                        m.d.sync += [getattr(record, name).eq(getattr(done.payload, name)) for name in _COPIED]
                         m.d.sync += [
-                            record.tag.eq(unknown.tag),
-                            record.status.eq(Status.BadTask),
-                            record.last.eq(1),
-                            record.engine.eq(unknown.engine),
-                            record.start.eq(self.cycle),
-                            signal.eq(unknown.signal),
-                            unknown_valid.eq(0),
+                            record.engine.eq(self.kinds[n]),
+                            record.start.eq(starts[n]),
+                            self.signal.payload.eq(signals[n]),
+                            self.signal.valid.eq(done.payload.last),
                         ]
-                m.next = "ReadCounter"
-            with m.State("ReadCounter"):
-                m.d.comb += [read.addr.eq(signal), read.en.eq(1)]
-                m.next = "Count"
-            with m.State("Count"):
-                # Counter 0 counts too, and nobody waits for it.
-                m.d.comb += [write.addr.eq(signal), write.data.eq(read.data + 1), write.en.eq(record.last)]
-                m.next = "SayRecord"
-            with m.State("SayRecord"):
-                m.d.comb += self.record.valid.eq(1)
+                        with m.If(done.payload.last):
+                            m.d.sync += running[n].eq(0)
+                with m.If(over[lanes]):
+                    m.d.sync += [getattr(record, name).eq(0) for name in _COPIED]
+                    m.d.sync += [
+                        record.tag.eq(unknown.tag),
+                        record.status.eq(Status.BadTask),
+                        record.last.eq(1),
+                        record.engine.eq(unknown.engine),
+                        record.start.eq(self.cycle),
+                        _signal(self.signal.payload, unknown.wait, unknown.tell),
+                        self.signal.valid.eq(1),
+                        unknown_valid.eq(0),
+                        met[lanes][_WAITS - 1].eq(0),
+                    ]
+                m.d.sync += self.record.valid.eq(1)
+                m.next = "Say"
+            with m.State("Say"):
+                with m.If(self.signal.ready):
+                    m.d.sync += self.signal.valid.eq(0)
                 with m.If(self.record.ready):
+                    m.d.sync += self.record.valid.eq(0)
+                with m.If((~self.signal.valid | self.signal.ready) & (~self.record.valid | self.record.ready)):
                     m.next = "Look"
+        observe(m, self.signal)
         observe(m, self.record)
         return m
+
+
+def _signal(signal, near, tell):
+    """Set `signal` to what a task signals, of which the wait for its number is `near`."""
+    return [signal.counter.eq(near.counter), signal.number.eq(near.value + AHEAD), signal.tell.eq(tell)]
 
 
 _COPIED = ("tag", "status", "where", "bytes", "cycles", "stalled", "width", "height", "chroma_format", "last")

@@ -77,6 +77,8 @@ class FrameSync(wiring.Component):
     session : :py:`In(6)`
     clear : :py:`In(1)`
         Begins ``session`` with nothing done and nobody to tell, in 64 cycles.
+    clearing : :py:`Out(1)`
+        It has begun and is not over: ``count`` means nothing.
     again : :py:`In(1)`
     """
 
@@ -93,6 +95,7 @@ class FrameSync(wiring.Component):
                 "count": Out(20),
                 "session": In(6),
                 "clear": In(1),
+                "clearing": Out(1),
                 "again": In(1),
             }
         )
@@ -109,6 +112,7 @@ class FrameSync(wiring.Component):
         counter, clearing = Signal(6), Signal(init=1)
         told, owed = Signal(COUNTERS), Signal(COUNTERS)
         place = Signal(6)
+        m.d.comb += self.clearing.eq(clearing | self.clear)
         with m.If(self.clear):
             m.d.sync += clearing.eq(1)
 
