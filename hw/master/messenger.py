@@ -46,7 +46,7 @@ class Messenger(wiring.Component):
         This chip is not among those that are told.
     come : :py:`Out(stream.Signature(SyncMessage))`
     i0 .. : :py:`In(stream.Signature(Delivery))`
-        Of each port, what comes for this chip; of other classes, and lines, it is not taken notice of. Always ready.
+        Of each port, what comes for this chip; packets of other classes, or with lines, are nobody's. Always ready.
     room0 .. : :py:`Out(1)`
         Of each port, for both classes, as of :class:`PacketReceiver`.
     o0 .. : :py:`Out(stream.Signature(Part))`
@@ -166,7 +166,7 @@ class Messenger(wiring.Component):
             Cat(come.counter, come.session, come.count).eq(part.body),
             come.ahead.eq(Cat(part.head[name] for name in _IN_HEAD)),
             queue.w_data.eq(come),
-            queue.w_en.eq(i.valid & is_sync & part.first & part.last),
+            queue.w_en.eq(i.valid & is_sync & ~part.has_line),
             o.valid.eq(queue.r_rdy),
             o.payload.eq(queue.r_data),
             queue.r_en.eq(o.ready),
