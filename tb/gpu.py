@@ -1,13 +1,15 @@
 """Testbench of hw/gpu.py: chips that are linked, each asked by the host on its own to read another one's memory."""
 
+from itertools import chain, product
 from pathlib import Path
 
 import cocotb
-from cocotb.triggers import ValueChange
+from amaranth.hdl import Shape
+from cocotb.triggers import RisingEdge, ValueChange
 
 from tessera.hw.config import ChipConfig, SystemConfig
 from tessera.hw.engine import EngineKind, Status
-from tessera.hw.gpu import ENGINES
+from tessera.hw.gpu import ENGINES, TaskEvent
 from tessera.hw.host.descriptor import RECORD_BYTES, Slot, TaskEntry, descriptor_bytes, record_of
 from tessera.hw.host.egress import EgressParams
 from tessera.hw.host.ingest import IngestParams
@@ -46,7 +48,7 @@ class Chips(Bench):
         for n, host in enumerate(self.hosts):
             base = n * SHARE
             registers = {
-                "MSI_ADDRESS_LOW": MSI_ADDRESS, "MSI_ENABLE": 1,
+                "MSI_ADDRESS_LOW": MSI_ADDRESS, "MSI_ENABLE": 1, "SESSION": 9,
                 "SUBMIT_BASE_LOW": RING + base, "SUBMIT_SIZE": 64,
                 "COMPLETE_BASE_LOW": DONE + base, "COMPLETE_SIZE": 64,
             }  # fmt: skip
@@ -99,16 +101,31 @@ class Chips(Bench):
 
     async def do(self, chip, entry, limit=100_000):
         """Give a task to a chip; its record."""
-        host, number = self.hosts[chip], self.done[chip]
-        interrupts = self.port(f"msi_count{chip}")
-        await self.put(RING + chip * SHARE + number % 64 * RECORD_BYTES, descriptor_bytes(entry))
-        before = interrupts.value.to_unsigned()
-        await host.write("SUBMIT_TAIL", number + 1)
-        if interrupts.value.to_unsigned() == before:
-            await self.within(limit, _change(interrupts), f"{entry}")
-        self.done[chip] = number + 1
-        await host.write("COMPLETE_HEAD", number + 1)
-        return record_of(await self.get(DONE + chip * SHARE + number % 64 * RECORD_BYTES, RECORD_BYTES))
+        await self.give(chip, [entry])
+        return (await self.records(chip, 1, limit))[0]
+
+    async def give(self, chip, entries):
+        """Give tasks to a chip, and ring once."""
+        for n, entry in enumerate(entries, self.done[chip]):
+            await self.put(RING + chip * SHARE + n % 64 * RECORD_BYTES, descriptor_bytes(entry))
+        await self.hosts[chip].write("SUBMIT_TAIL", self.done[chip] + len(entries))
+
+    async def records(self, chip, count, limit=100_000):
+        """The next records of a chip, as they come; an interrupt tells of each that comes after the last was served."""
+        host, interrupts, first = self.hosts[chip], self.port(f"msi_count{chip}"), self.done[chip]
+        end = self.now() + limit
+        while (there := await host.read("COMPLETE_TAIL") - first) < count:
+            assert self.now() < end, f"chip {chip}: {there} of {count} tasks ended within {limit} cycles"
+            before = interrupts.value.to_unsigned()
+            await host.write("COMPLETE_HEAD", first + there)
+            if interrupts.value.to_unsigned() == before and await host.read("COMPLETE_TAIL") == first + there:
+                await self.within(limit, _change(interrupts), f"{count} records of chip {chip}")
+        self.done[chip] = first + count
+        await host.write("COMPLETE_HEAD", first + count)
+        return [
+            record_of(await self.get(DONE + chip * SHARE + n % 64 * RECORD_BYTES, RECORD_BYTES))
+            for n in range(first, first + count)
+        ]
 
     async def ingest(self, chip, target, data):
         """A chip takes bytes from the host's memory into a slot."""
@@ -236,3 +253,74 @@ async def wrong_bits_change_nothing(dut):
         await bench.passes(owner, reader, 12000)
     counts = [await host.counters() for host in bench.hosts]
     assert all(sum(count[f"link{n}.wrong"] for n in range(2)) > 3 for count in counts)
+
+
+async def _watch(bench, events):
+    """Write down (what, tag) and the cycle of each begin and end of a task, on all chips."""
+    while True:
+        await RisingEdge(bench.dut.clk)
+        for what in ("began", "ended"):
+            bits = bench.port(what).value.to_unsigned()
+            while bits:
+                if bits & 1:
+                    events[what, bits >> 1 & 0xFFFF] = bench.now()
+                bits >>= Shape.cast(TaskEvent).width
+
+
+@cocotb.test()
+async def frames_go_round(dut):
+    """Each chip fills a slot again and again, and the other two bring it to the host: all is given at once.
+
+    No task begins before what it waits for has ended, on whichever chip, and the next one begins soon.
+    """
+    bench = Chips(dut)
+    await bench.start()
+    for link in links_of(CONFIG.chips):
+        await bench.until(link, LinkState.Active)
+    frames, room, chips = 6, 2560, range(CONFIG.chips)
+    events = {}
+    cocotb.start_soon(_watch(bench, events))
+    contents = {key: bench.random.randbytes(bench.random.randrange(100, room)) for key in product(chips, range(frames))}
+    inputs = {key: INPUT + place * room for place, key in enumerate(contents)}
+    outputs = {key: OUTPUT + place * room for place, key in enumerate(product(chips, chips, range(frames)))}
+    for key, content in contents.items():
+        await bench.put(inputs[key], content)
+
+    def filled(chip):
+        return 1 + chip
+
+    def brought(chip, by):
+        return 1 + CONFIG.chips * (1 + chip) + by
+
+    given, tags = {chip: [] for chip in chips}, {}
+
+    def add(chip, engine, counter, number, waits, params, **slots):
+        tags[counter, number] = tag = len(tags)
+        more = {"number": number, "tell": (1 << CONFIG.chips) - 1, "params": params, **slots}
+        given[chip].append(TaskEntry(engine, tag=tag, waits=tuple(waits), signal=counter, **more))
+
+    for n in range(frames):
+        for chip in chips:
+            others = [other for other in chips if other != chip]
+            params = pack(IngestParams, {"address": inputs[chip, n], "bytes": len(contents[chip, n])})
+            waits = [(brought(chip, other), n) for other in others]
+            add(chip, EngineKind.Ingest, filled(chip), n, waits, params, target=slot(chip, 1))
+            for other in others:
+                params = pack(EgressParams, {"address": outputs[other, chip, n], "capacity": room})
+                waits = [(filled(other), n + 1)]
+                add(chip, EngineKind.Egress, brought(other, chip), n, waits, params, source=slot(other, 1))
+    for chip in chips:
+        await bench.give(chip, given[chip])
+    for chip in chips:
+        for record in await bench.records(chip, len(given[chip])):
+            assert record["status"] == Status.Ok.value, f"{Status(record['status'])} of task {record['tag']}"
+    delays = []
+    for entry in chain(*given.values()):
+        ends = [events["ended", tags[counter, n]] for counter, value in entry.waits for n in range(value)]
+        if ends:
+            delays.append(events["began", entry.tag] - max(ends))
+    cocotb.log.info(f"from the last end that a task waits for to its begin: {sorted(delays)} cycles")
+    assert 0 < min(delays) <= 64
+    for (other, chip, n), address in outputs.items():
+        if other != chip:
+            assert await bench.get(address, len(contents[other, n])) == contents[other, n], (other, chip, n)
