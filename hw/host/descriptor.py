@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from amaranth.hdl import *
-from amaranth.lib import data
+from amaranth.lib import data, enum
 
 from tessera.hw.engine import EngineKind, Format, SlotRef, Status, Task
 from tessera.hw.memory.port import NODES
@@ -13,6 +13,7 @@ __all__ = [
     "RECORD_BYTES",
     "Descriptor",
     "DoneRecord",
+    "Entry",
     "Slot",
     "TaskEntry",
     "Wait",
@@ -32,8 +33,21 @@ class Wait(data.Struct):
     value: 20
 
 
+class Entry(enum.Enum, shape=2):
+    """What an entry of the submission ring is."""
+
+    Task = 0
+    """A :class:`Descriptor`: a task for this chip."""
+    Window = 1
+    """A window of a chip (see ``hw/master/master.py``, as for the others)."""
+    Stage = 2
+    """A stage of the job that this chip is the master of."""
+    Start = 3
+    """The job begins."""
+
+
 class Descriptor(data.Struct):
-    """A task as the host submits it."""
+    """A task as the host submits it, or as a master gives it out."""
 
     task: Task
     engine: EngineKind
@@ -43,7 +57,11 @@ class Descriptor(data.Struct):
     number: 20
     tell: NODES
     """Nodes whose tasks wait for that."""
-    reserved: 28
+    entry: Entry
+    managed: 1
+    """A master gave it out: chip ``owner``, which gets the record. Else it is this chip's host's."""
+    owner: 4
+    reserved: 21
 
 
 class DoneRecord(data.Struct):
@@ -68,7 +86,13 @@ class DoneRecord(data.Struct):
     reserved_1: 6
     last: 1
     reserved_2: 7
-    reserved_3: 208
+    node: 4
+    """Whose engine did it."""
+    owner: 4
+    managed: 1
+    """As in the task's descriptor."""
+    reserved_3: 7
+    reserved_4: 192
 
 
 for _record in (Descriptor, DoneRecord):

@@ -14,6 +14,8 @@ __all__ = ["Activity", "Dispatch"]
 
 _WAITS = 3
 """A descriptor's two, and that its own number is near its counter's count."""
+_GIVER = 5
+"""Bits of who is told of the end: ``managed`` and ``owner``."""
 
 
 class Activity(data.Struct):
@@ -63,6 +65,8 @@ class Dispatch(wiring.Component):
         Counts mean nothing: no wait is met, no signal given.
     task0, .. : :py:`Out(stream.Signature(Task))`
     done0, .. : :py:`In(stream.Signature(Done))`
+    node : :py:`In(4)`
+        The chip's number.
     cycle : :py:`In(64)`
         The chip's time.
     activity0, .. : :py:`Out(Activity)`
@@ -82,6 +86,7 @@ class Dispatch(wiring.Component):
             "read": Out(6),
             "count": In(20),
             "hold": In(1),
+            "node": In(4),
             "cycle": In(64),
         }
         for n in range(len(self.kinds)):
@@ -93,7 +98,7 @@ class Dispatch(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes = len(self.kinds)
-        entry = data.StructLayout({"task": Task, "waits": data.ArrayLayout(Wait, _WAITS), "tell": 16})
+        entry = data.StructLayout({"task": Task, "waits": data.ArrayLayout(Wait, _WAITS), "tell": 16, "giver": _GIVER})
 
         # Descriptors to the queues; those for no lane to a register, as if it was one more lane without an engine.
         given = self.i.payload
@@ -108,6 +113,7 @@ class Dispatch(wiring.Component):
                 packed.task.eq(given.task),
                 packed.waits.as_value().eq(waits),
                 packed.tell.eq(given.tell),
+                packed.giver.eq(Cat(given.managed, given.owner)),
                 queue.w_data.eq(packed),
             ]
             queues.append(queue)
@@ -129,6 +135,7 @@ class Dispatch(wiring.Component):
                         unknown.engine.eq(given.engine),
                         unknown.wait.eq(near),
                         unknown.tell.eq(given.tell),
+                        unknown.giver.eq(Cat(given.managed, given.owner)),
                     ]
 
         # Waits that are not met are looked at in turns. A head whose waits are not all met stays, so what was looked up
@@ -152,6 +159,7 @@ class Dispatch(wiring.Component):
         # A lane: handed over when the engine takes it, over with its last done.
         running = Signal(lanes)
         signals = [Signal(SyncSignal, name=f"signal{n}") for n in range(lanes)]
+        givers = [Signal(_GIVER, name=f"giver{n}") for n in range(lanes)]
         starts = [Signal(64, name=f"start{n}") for n in range(lanes)]
         for n, (task, queue, head) in enumerate(zip((getattr(self, f"task{n}") for n in range(lanes)), queues, heads)):
             taken = task.valid & task.ready
@@ -173,6 +181,7 @@ class Dispatch(wiring.Component):
                     met[n].eq(0),
                     running[n].eq(1),
                     _signal(signals[n], head.waits[_WAITS - 1], head.tell),
+                    givers[n].eq(head.giver),
                     starts[n].eq(self.cycle),
                 ]
 
@@ -183,6 +192,7 @@ class Dispatch(wiring.Component):
         over = Signal(lanes + 1)
         record = Signal(data.StructLayout({name: DoneRecord.as_shape()[name].shape for name in _RECORD}))
         m.d.comb += [getattr(self.record.payload, name).eq(getattr(record, name)) for name in _RECORD]
+        m.d.comb += self.record.payload.node.eq(self.node)
         with m.FSM(name="dispatch"):
             with m.State("Look"):
                 m.d.comb += ends.go.eq(1)
@@ -197,6 +207,7 @@ class Dispatch(wiring.Component):
                         m.d.sync += [
                             record.engine.eq(self.kinds[n]),
                             record.start.eq(starts[n]),
+                            Cat(record.managed, record.owner).eq(givers[n]),
                             self.signal.payload.eq(signals[n]),
                             self.signal.valid.eq(done.payload.last),
                         ]
@@ -210,6 +221,7 @@ class Dispatch(wiring.Component):
                         record.last.eq(1),
                         record.engine.eq(unknown.engine),
                         record.start.eq(self.cycle),
+                        Cat(record.managed, record.owner).eq(unknown.giver),
                         _signal(self.signal.payload, unknown.wait, unknown.tell),
                         self.signal.valid.eq(1),
                         unknown_valid.eq(0),
@@ -235,4 +247,4 @@ def _signal(signal, near, tell):
 
 
 _COPIED = ("tag", "status", "where", "bytes", "cycles", "stalled", "width", "height", "chroma_format", "last")
-_RECORD = (*_COPIED, "engine", "start")
+_RECORD = (*_COPIED, "engine", "start", "managed", "owner")

@@ -12,6 +12,7 @@ __all__ = ["AHEAD", "FrameSync", "SyncCast", "SyncMessage", "SyncSignal"]
 
 AHEAD = 16
 """How far beyond its count a counter's numbers may be known."""
+_READERS = 2
 
 
 class SyncSignal(data.Struct):
@@ -72,8 +73,8 @@ class FrameSync(wiring.Component):
         From other chips. Taken within 100 cycles, whatever waits. One of another session is dropped.
     cast : :py:`Out(stream.Signature(SyncCast))`
         To other chips.
-    read : :py:`In(6)`, count : :py:`Out(20)`
-        A counter's count, one cycle later.
+    read0, read1 : :py:`In(6)`, count0, count1 : :py:`Out(20)`
+        Two counters' counts, one cycle later.
     session : :py:`In(6)`
     clear : :py:`In(1)`
         Begins ``session`` with nothing done and nobody to tell, in 64 cycles.
@@ -91,8 +92,8 @@ class FrameSync(wiring.Component):
                 "signal": In(stream.Signature(SyncSignal)),
                 "come": In(stream.Signature(SyncMessage)),
                 "cast": Out(stream.Signature(SyncCast)),
-                "read": In(6),
-                "count": Out(20),
+                **{f"read{n}": In(6) for n in range(_READERS)},
+                **{f"count{n}": Out(20) for n in range(_READERS)},
                 "session": In(6),
                 "clear": In(1),
                 "clearing": Out(1),
@@ -105,9 +106,11 @@ class FrameSync(wiring.Component):
         known = data.StructLayout({"count": 20, "ahead": AHEAD})
         m.submodules.knowledge = knowledge = memory.Memory(shape=known, depth=COUNTERS, init=[])
         m.submodules.listeners = listeners = memory.Memory(shape=NODES, depth=COUNTERS, init=[])
-        put, get, shown = knowledge.write_port(), knowledge.read_port(), knowledge.read_port()
+        put, get = knowledge.write_port(), knowledge.read_port()
         note, noted = listeners.write_port(), listeners.read_port()
-        m.d.comb += [shown.addr.eq(self.read), self.count.eq(shown.data.count)]
+        for n in range(_READERS):
+            shown = knowledge.read_port()
+            m.d.comb += [shown.addr.eq(getattr(self, f"read{n}")), getattr(self, f"count{n}").eq(shown.data.count)]
 
         counter, clearing = Signal(6), Signal(init=1)
         told, owed = Signal(COUNTERS), Signal(COUNTERS)

@@ -47,8 +47,8 @@ class Synced(wiring.Component):
                         m.d.comb += mine.eq(its)
         connect(m, dispatch.signal, sync.signal)
         m.d.comb += [
-            sync.read.eq(dispatch.read),
-            dispatch.count.eq(sync.count),
+            sync.read0.eq(dispatch.read),
+            dispatch.count.eq(sync.count0),
             dispatch.hold.eq(sync.clearing),
         ]
         return m

@@ -30,7 +30,7 @@ class Mesh(wiring.Component):
         for n, sync in enumerate(syncs):
             m.submodules[f"sync{n}"] = sync
             wiring.connect(m, wiring.flipped(getattr(self, f"signal{n}")), sync.signal)
-            m.d.comb += [sync.read.eq(self.read), getattr(self, f"count{n}").eq(sync.count), sync.again.eq(self.again)]
+            m.d.comb += [sync.read0.eq(self.read), getattr(self, f"count{n}").eq(sync.count0), sync.again.eq(self.again)]
             into = []
             for other in range(CHIPS):
                 if other != n:
@@ -87,7 +87,7 @@ class SyncBench(Bench):
 
     async def start(self, session=5):
         dut = self.dut
-        dut.session.value, dut.clear.value, dut.again.value, dut.read.value = session, 0, 0, 0
+        dut.session.value, dut.clear.value, dut.again.value, dut.read0.value = session, 0, 0, 0
         await self.reset()
         self.casts = []
         self.ready = 1.0
@@ -104,9 +104,9 @@ class SyncBench(Bench):
                                cast.message.ahead, self.now()))
 
     async def count(self, counter):
-        self.dut.read.value = counter
+        self.dut.read0.value = counter
         await self.cycles(2)
-        return self.get("count")
+        return self.get("count0")
 
     async def signal(self, counter, number, tell=0b10):
         payload = {"counter": counter, "number": number % MODULO, "tell": tell}

@@ -1,6 +1,6 @@
 """Testbench of hw/master/messenger.py."""
 
-from collections import deque
+from collections import Counter, deque
 
 import cocotb
 import pytest
@@ -8,16 +8,16 @@ from cocotb.triggers import ReadOnly, RisingEdge
 
 from tessera.hw.link.packet import Kind
 from tessera.hw.link.receiver import ROOM
-from tessera.hw.master.messenger import PATIENCE, Messenger
+from tessera.hw.master.messenger import PATIENCE, LetterKind, Messenger
 from tessera.tb.bench import Bench, Dut, pack
 from tessera.tb.link.model import form_of
 
 DUTS = {f"ports{ports}": Dut(lambda ports=ports: Messenger(ports), watched=True) for ports in (1, 3)}
-NODE = 5
+NODE, SESSION = 5, 44
 
 
 class MessengerBench(Bench):
-    """Each port takes at its own rate; what it took is in ``sent``: target, message and cycle."""
+    """Each port takes at its own rate; what it took is in ``sent`` and, of letters, ``posted``: target, what, cycle."""
 
     async def start(self, routes=None):
         """`routes`: of each node, the port behind which it is, or None; at random unless told."""
@@ -25,11 +25,12 @@ class MessengerBench(Bench):
         self.ports = ports
         choices = [*range(ports), None]
         self.routes = routes or [self.random.choice(choices) for _ in range(16)]
-        dut.node.value, dut.lost.value = NODE, 0
+        dut.node.value, dut.lost.value, dut.session.value = NODE, 0, SESSION
         known = [{"known": way is not None, "port": way or 0} for way in self.routes]
         dut.routes.value = pack(self.component.signature.members["routes"].shape, known)
         await self.reset()
-        self.sent = [[] for _ in range(ports)]
+        self.sent, self.posted = [[] for _ in range(ports)], [[] for _ in range(ports)]
+        self.returned = 0
         self.rate = [1.0] * ports
         self.again = []
         for n in range(ports):
@@ -42,15 +43,20 @@ class MessengerBench(Bench):
                 await RisingEdge(self.dut.clk)
                 continue
             (part,) = await self.receive(f"o{n}", 1, 1 - self.rate[n])
-            assert (part.first, part.last, part.has_body, part.has_line) == (1, 1, 1, 0)
-            assert (part.head.form, part.head.source) == (form_of(0, 1), NODE)
-            self.sent[n].append((part.head.target, self.message(part), self.now()))
+            assert (part.first, part.last, part.has_body) == (1, 1, 1)
+            assert (part.head.form, part.head.source) == (form_of(part.has_line, 1), NODE)
+            if part.has_line:
+                assert (part.body, part.head.first, part.head.status, part.head.epoch) == (SESSION, 0, 0, 0)
+                self.posted[n].append((part.head.target, (LetterKind(part.head.tag), part.line), self.now()))
+            else:
+                self.sent[n].append((part.head.target, self.message(part), self.now()))
 
     async def _watch(self):
         while True:
             await ReadOnly()
             if self.get("again"):
                 self.again.append(self.now())
+            self.returned += self.get("returned")
             await RisingEdge(self.dut.clk)
 
     @staticmethod
@@ -71,6 +77,11 @@ class MessengerBench(Bench):
         content = {"counter": counter, "session": session, "count": count, "ahead": ahead}
         payload = {"nodes": sum(1 << node for node in nodes), "message": content}
         return await self.within(limit, self.send("cast", [payload]), f"the cast to {nodes}")
+
+    async def post(self, node, kind, line, limit=3000):
+        """Send a letter."""
+        payload = {"node": node, "kind": kind, "line": line}
+        return await self.within(limit, self.send("letter", [payload]), f"the letter to {node}")
 
     def parts(self, message, lines=0):
         """The parts of a packet with a message, as a receiver gives them."""
@@ -189,57 +200,127 @@ async def a_lost_link_is_told_of_once(dut):
 
 
 @cocotb.test()
-@cocotb.parametrize(stall=[0.0, 0.9])
-async def what_comes_is_given_on(dut, stall):
-    """Each message once, those of one port in order; what is of another class, or has lines, is nobody's."""
+@cocotb.parametrize(stall=[0.0, 0.7])
+async def letters_go_among_messages(dut, stall):
+    """Each over its port, in order; one without a way is returned."""
     bench = MessengerBench(dut, DUTS)
     await bench.start()
-    come = [[] for _ in range(bench.ports)]
+    bench.rate = [1 - stall] * bench.ports
+    wanted, returned, told = [[] for _ in range(bench.ports)], 0, 0
+
+    async def messages():
+        nonlocal told
+        for _ in range(100):
+            nodes = {node for node in range(16) if bench.random.random() < 0.2} - {NODE}
+            await bench.cast(nodes, bench.draw())
+            told += sum(bench.routes[node] is not None for node in nodes)
+            await bench.cycles(bench.random.randrange(1, 40))
+
+    telling = cocotb.start_soon(messages())
+    for _ in range(200):
+        node, kind = bench.random.randrange(16), bench.random.choice(list(LetterKind))
+        line = bench.random.getrandbits(512)
+        await bench.post(node, kind, line)
+        if bench.routes[node] is None:
+            returned += 1
+        else:
+            wanted[bench.routes[node]].append((node, (kind, line)))
+        if bench.random.random() < 0.3:
+            await bench.cycles(bench.random.randrange(1, 30))
+    await bench.within(20_000, telling)
+    await bench.cycles(200)
+    assert [[entry[:2] for entry in posted] for posted in bench.posted] == wanted
+    assert bench.returned == returned > 0
+    assert sum(len(sent) for sent in bench.sent) == told
+
+
+@cocotb.test()
+async def a_letter_waits_or_is_returned(dut):
+    """It waits for a link that takes nothing, and messages to others pass it; if that is lost, it goes nowhere."""
+    bench = MessengerBench(dut, DUTS)
+    ports = bench.component.ports
+    await bench.start([node % ports for node in range(16)])
+    bench.rate[0] = 0.0
+    first, second = (bench.random.getrandbits(512) for _ in range(2))
+    await bench.post(0, LetterKind.Record, first)
+    waiting = cocotb.start_soon(bench.post(0, LetterKind.Task, second))
+    await bench.cycles(2 * PATIENCE)
+    assert not waiting.done() and not bench.returned
+    if ports > 1:
+        await bench.cast({1}, bench.draw())
+        await bench.cycles(5)
+        assert len(bench.sent[1]) == 1
+    bench.rate[0] = 1.0
+    await waiting
+    await bench.cycles(5)
+    assert [entry[:2] for entry in bench.posted[0]] == [(0, (LetterKind.Record, first)), (0, (LetterKind.Task, second))]
+    dut.lost.value = 1
+    await bench.post(0, LetterKind.Window, first)
+    await bench.cycles(3)
+    assert bench.returned == 1
+    dut.lost.value = 0
+    await bench.cycles(20)
+    assert len(bench.posted[0]) == 2
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.9])
+async def what_comes_is_given_on(dut, stall):
+    """Each message and letter once, those of one port in order; other classes, more lines, other sessions: nobody's."""
+    bench = MessengerBench(dut, DUTS)
+    await bench.start()
+    come, came = [[] for _ in range(bench.ports)], [[] for _ in range(bench.ports)]
     count = 150
 
     async def feed(n):
         room = bench.port(f"room{n}")
-        seen = deque([1] * 3, 3)
-        left, late = [], 0
-        for k in range(count):
+        # A receiver sees a few cycles late that there is no room, and may have a packet's parts to give.
+        seen, late = deque([1] * 3, 3), 0
+        for _ in range(count):
             message = bench.draw()
             kind = bench.random.choice([Kind.SyncFirst, Kind.SyncFirst, Kind.SyncSecond, Kind.ResponseFirst])
-            lines = bench.random.choice([0, 0, 0, 1, 3])
-            if kind in (Kind.SyncFirst, Kind.SyncSecond):
-                # A receiver sees a few cycles late that there is no room, and may have a packet's parts to give.
-                while not seen[0] and late >= ROOM - 3:
-                    seen.append(int(room.value))
-                    late = late if not seen[0] else 0
-                    await RisingEdge(dut.clk)
-                if seen[0]:
-                    late = 0
-                if lines < 2:
-                    late += 1
-            if kind in (Kind.SyncFirst, Kind.SyncSecond) and lines == 0:
+            lines = bench.random.choice([0, 0, 1, 1, 3])
+            is_sync = kind in (Kind.SyncFirst, Kind.SyncSecond)
+            while is_sync and not seen[0] and late >= ROOM - 3:
+                seen.append(int(room.value))
+                late = 0 if seen[0] else late
+                await RisingEdge(dut.clk)
+            late = 0 if seen[0] else late + is_sync
+            parts = bench.parts(message, lines)
+            if is_sync and lines == 0:
                 come[n].append(message)
-            for part in bench.parts(message, lines):
+            if is_sync and lines == 1:
+                session = bench.random.choice([SESSION, SESSION, SESSION - 1])
+                parts[0]["body"] = session
+                parts[0]["head"]["tag"] = what = bench.random.randrange(3)
+                if session == SESSION:
+                    came[n].append((parts[0]["head"]["source"], LetterKind(what), parts[0]["line"]))
+            for part in parts:
                 seen.append(int(room.value))
                 await bench.send(f"i{n}", [{"kind": kind.value, "here": 1, "part": part}])
-            left.append(k)
             if stall and bench.random.random() < 0.2:
                 await bench.cycles(bench.random.randrange(1, 10))
 
     feeds = [cocotb.start_soon(feed(n)) for n in range(bench.ports)]
-    got = []
+    got = {"come": [], "came": []}
 
-    async def take():
+    async def take(path):
         while True:
-            got.extend(await bench.receive("come", 1, stall))
+            got[path].extend(await bench.receive(path, 1, stall))
 
-    cocotb.start_soon(take())
+    for path in got:
+        cocotb.start_soon(take(path))
     for feeding in feeds:
         await bench.within(60_000, feeding)
     await bench.cycles(2000)
-    found = [(one.counter, one.session, one.count, one.ahead) for one in got]
-    assert sorted(found) == sorted(message for messages in come for message in messages)
-    for messages in come:
-        mine = set(messages)
-        assert [message for message in found if message in mine] == messages
+    for wanted, found in (
+        (come, [(one.counter, one.session, one.count, one.ahead) for one in got["come"]]),
+        (came, [(one.node, one.kind, one.line) for one in got["came"]]),
+    ):
+        assert Counter(found) == Counter(message for messages in wanted for message in messages)
+        for messages in wanted:
+            mine = set(messages)
+            assert [message for message in found if message in mine] == messages
 
 
 @cocotb.test()
