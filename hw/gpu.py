@@ -15,6 +15,7 @@ from tessera.hw.host.ingest import Ingest
 from tessera.hw.host.port import HostConfig, HostPort
 from tessera.hw.host.registers import ChipParameters, LinkStatus
 from tessera.hw.host.tlp import PciePort
+from tessera.hw.lib.arbiter import RoundRobin
 from tessera.hw.lib.counters import EventCounters
 from tessera.hw.lib.repeated import repeated
 from tessera.hw.lib.streams import connect
@@ -24,12 +25,15 @@ from tessera.hw.link.packet import CLASSES, Kind
 from tessera.hw.link.port import LinkPort
 from tessera.hw.link.relay import HOPS, Relay
 from tessera.hw.link.routes import Routes
+from tessera.hw.master.allocation import Move
 from tessera.hw.master.dispatch import Dispatch
 from tessera.hw.master.frame_sync import FrameSync
+from tessera.hw.master.master import Master
 from tessera.hw.master.messenger import Messenger
 from tessera.hw.memory.ddr import DdrController
 from tessera.hw.memory.dram import DramBus
 from tessera.hw.memory.fabric import Fabric
+from tessera.hw.memory.port import WindowWrite
 
 __all__ = ["ENGINES", "Gpu", "TaskEvent", "counters_of"]
 
@@ -103,6 +107,8 @@ class Gpu(wiring.Component):
         From the deserializers, lane n of link k in clock domain ``receive<k>_<n>``.
     began, ended : :py:`Out(array of TaskEvent)`
         For waveforms: an engine, in the order of :data:`ENGINES`, took a task or said done.
+    moved : :py:`Out(Move)`
+        For waveforms: as master, it has moved a task.
     """
 
     def __init__(self, config=ChipConfig(), *, one_clock=False):
@@ -118,6 +124,7 @@ class Gpu(wiring.Component):
                 **links,
                 "began": Out(data.ArrayLayout(TaskEvent, len(ENGINES))),
                 "ended": Out(data.ArrayLayout(TaskEvent, len(ENGINES))),
+                "moved": Out(Move),
             }
         )
 
@@ -128,25 +135,38 @@ class Gpu(wiring.Component):
         m.submodules.host = host = HostPort(HostConfig(chip=chip))
         m.submodules.dispatch = dispatch = Dispatch(ENGINES, depth=config.queue)
         m.submodules.frame_sync = frame_sync = FrameSync()
+        m.submodules.master = master = Master()
+        m.submodules.windows = windows = RoundRobin(WindowWrite, 2)
         m.submodules.fabric = fabric = Fabric(len(ENGINES), config.ports)
         m.submodules.ddr = ddr = DdrController(config.ddr)
         m.submodules.counters = counters = EventCounters(len(_EVENTS))
 
         wiring.connect(m, host.pcie, wiring.flipped(self.pcie))
         wiring.connect(m, ddr.dram, wiring.flipped(self.dram))
-        connect(m, host.descriptors, dispatch.i)
-        connect(m, dispatch.record, host.records)
+        connect(m, host.descriptors, master.entry)
+        connect(m, master.task, dispatch.i)
+        connect(m, dispatch.record, master.record)
+        connect(m, master.records, host.records)
         connect(m, dispatch.signal, frame_sync.signal)
-        connect(m, host.window, fabric.window)
+        connect(m, host.window, windows.i0)
+        connect(m, master.window, windows.i1)
+        connect(m, windows.o, fabric.window)
         connect(m, fabric.refused, host.refused)
         connect(m, fabric.lines.request, ddr.port.request)
         connect(m, ddr.port.response, fabric.lines.response)
         m.d.comb += [
             fabric.node.eq(self.node),
             dispatch.cycle.eq(host.cycle),
+            dispatch.node.eq(self.node),
             dispatch.hold.eq(frame_sync.clearing),
-            frame_sync.read.eq(dispatch.read),
-            dispatch.count.eq(frame_sync.count),
+            frame_sync.read0.eq(dispatch.read),
+            dispatch.count.eq(frame_sync.count0),
+            master.node.eq(self.node),
+            master.hold.eq(frame_sync.clearing),
+            frame_sync.read1.eq(master.read),
+            master.count.eq(frame_sync.count1),
+            master.clear.eq(host.restart),
+            self.moved.eq(master.move),
             frame_sync.session.eq(host.session),
             frame_sync.clear.eq(host.restart),
             counters.clear.eq(host.reset_counters),
@@ -155,9 +175,9 @@ class Gpu(wiring.Component):
             host.node.eq(self.node),
         ]
         if config.ports:
-            self._links(m, host, fabric, frame_sync)
+            self._links(m, host, fabric, frame_sync, master)
         else:
-            m.d.comb += frame_sync.cast.ready.eq(1)
+            m.d.comb += [frame_sync.cast.ready.eq(1), master.letter.ready.eq(1)]
 
         events = [C(1)]
         for n, (kind, make) in enumerate(ENGINES.items()):
@@ -189,8 +209,8 @@ class Gpu(wiring.Component):
         m.d.comb += counters.events.eq(Cat(events))
         return m
 
-    def _links(self, m, host, fabric, frame_sync):
-        """The links, what goes on from one to another, what frame sync tells others, and the table of routes."""
+    def _links(self, m, host, fabric, frame_sync, master):
+        """The links, what goes on from one to another, what is told to other chips, and the table of routes."""
         config = self.config
         count = config.ports
         m.submodules.routes = routes = Routes(count)
@@ -198,10 +218,13 @@ class Gpu(wiring.Component):
         connect(m, host.route, routes.set)
         connect(m, frame_sync.cast, messenger.cast)
         connect(m, messenger.come, frame_sync.come)
+        connect(m, master.letter, messenger.letter)
+        connect(m, messenger.came, master.came)
         m.d.comb += [
             fabric.routes.eq(routes.first),
             messenger.routes.eq(routes.first),
             messenger.node.eq(self.node),
+            messenger.session.eq(host.session),
             messenger.lost.eq(routes.lost),
             frame_sync.again.eq(messenger.again),
         ]

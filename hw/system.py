@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from tessera.hw.config import SystemConfig
 from tessera.hw.gpu import ENGINES, Gpu, TaskEvent
 from tessera.hw.lib.repeated import repeated
+from tessera.hw.master.allocation import Move
 from tessera.hw.models.dram import DramDevices
 from tessera.hw.models.host import HostKnobs, MmioRequest, MmioResponse, RootPort
 from tessera.hw.models.storage import Backdoor, SharedStorage
@@ -51,8 +52,8 @@ class System(wiring.Component):
     errors : :py:`In(32)`, cut : :py:`In(links)`
         Of all wires, how many bits are wrong (see :class:`Wire`); links, in the order of :func:`links_of`, that bring
         noise. There if there are links.
-    began, ended : :py:`Out(array of arrays of TaskEvent)`
-        As of each chip.
+    began, ended, moved : Out
+        As of each chip, an array.
     """
 
     def __init__(self, config=SystemConfig()):
@@ -70,7 +71,8 @@ class System(wiring.Component):
             }
         if self.links:
             members |= {"errors": In(32), "cut": In(len(self.links))}
-        super().__init__({**members, "began": Out(events), "ended": Out(events)})
+        moves = Out(data.ArrayLayout(Move, config.chips))
+        super().__init__({**members, "began": Out(events), "ended": Out(events), "moved": moves})
 
     def elaborate(self, platform):
         m = Module()
@@ -96,6 +98,7 @@ class System(wiring.Component):
                 getattr(self, f"msi_count{n}").eq(root.msi_count),
                 self.began[n].eq(chip.began),
                 self.ended[n].eq(chip.ended),
+                self.moved[n].eq(chip.moved),
             ]
             chips.append(chip)
             violations.append(devices.violations)

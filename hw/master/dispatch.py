@@ -119,7 +119,7 @@ class Dispatch(wiring.Component):
             queues.append(queue)
             heads.append(data.View(entry, queue.r_data))
             waiting.append(queue.r_rdy)
-        unknown = Signal(data.StructLayout({"tag": 16, "engine": 4, "wait": Wait, "tell": 16}))
+        unknown = Signal(data.StructLayout({"tag": 16, "engine": 4, "wait": Wait, "tell": 16, "giver": _GIVER}))
         unknown_valid = Signal()
         waiting.append(unknown_valid)
         with m.Switch(given.engine):

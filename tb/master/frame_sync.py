@@ -30,7 +30,8 @@ class Mesh(wiring.Component):
         for n, sync in enumerate(syncs):
             m.submodules[f"sync{n}"] = sync
             wiring.connect(m, wiring.flipped(getattr(self, f"signal{n}")), sync.signal)
-            m.d.comb += [sync.read0.eq(self.read), getattr(self, f"count{n}").eq(sync.count0), sync.again.eq(self.again)]
+            count = getattr(self, f"count{n}")
+            m.d.comb += [sync.read0.eq(self.read), count.eq(sync.count0), sync.again.eq(self.again)]
             into = []
             for other in range(CHIPS):
                 if other != n:
@@ -248,11 +249,11 @@ async def it_takes_three_cycles(dut):
     bench = SyncBench(dut, DUTS)
     await bench.start()
     await bench.cycles(1 + bench.random.randrange(30))
-    dut.read.value = 17
+    dut.read0.value = 17
     for n in range(10):
         began = bench.now()
         sender = cocotb.start_soon(bench.signal(17, n))
-        while bench.get("count") != n + 1:
+        while bench.get("count0") != n + 1:
             await RisingEdge(dut.clk)
             await ReadOnly()
         assert bench.now() - began <= 4, f"{bench.now() - began} cycles to the count"
@@ -264,7 +265,7 @@ async def it_takes_three_cycles(dut):
     for n in range(10, 20):
         began = bench.now()
         sender = cocotb.start_soon(bench.hears(17, n + 1))
-        while bench.get("count") != n + 1:
+        while bench.get("count0") != n + 1:
             await RisingEdge(dut.clk)
             await ReadOnly()
         assert bench.now() - began <= 4, f"{bench.now() - began} cycles to the count"
