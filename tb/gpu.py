@@ -14,6 +14,7 @@ from tessera.hw.host.descriptor import RECORD_BYTES, Slot, TaskEntry, descriptor
 from tessera.hw.host.egress import EgressParams
 from tessera.hw.host.ingest import IngestParams
 from tessera.hw.link.training import LinkState
+from tessera.hw.master.master import StageEntry, StartEntry, WindowEntry, entry_bytes
 from tessera.hw.models.host import MSI_ADDRESS
 from tessera.hw.system import System, links_of, port_to
 from tessera.tb.bench import Bench, Dut, pack
@@ -43,17 +44,23 @@ class Chips(Bench):
         self.hosts = [Host(self, n) for n in range(CONFIG.chips)]
         self.done = [0] * CONFIG.chips
 
-    async def start(self):
-        await cold_start(self, {"latency": 20})
+    async def begin(self, session):
+        """All rings anew, of chips that work together."""
+        self.done = [0] * CONFIG.chips
         for n, host in enumerate(self.hosts):
             base = n * SHARE
             registers = {
-                "MSI_ADDRESS_LOW": MSI_ADDRESS, "MSI_ENABLE": 1, "SESSION": 9,
+                "MSI_ADDRESS_LOW": MSI_ADDRESS, "MSI_ENABLE": 1, "SESSION": session,
                 "SUBMIT_BASE_LOW": RING + base, "SUBMIT_SIZE": 64,
                 "COMPLETE_BASE_LOW": DONE + base, "COMPLETE_SIZE": 64,
             }  # fmt: skip
             for name, value in registers.items():
                 await host.write(name, value)
+
+    async def start(self):
+        await cold_start(self, {"latency": 20})
+        await self.begin(9)
+        for n, host in enumerate(self.hosts):
             for window in range(SLOTS):
                 await host.write("WINDOW_INDEX", window)
                 await host.write("WINDOW_RIGHTS", RIGHTS[window])
@@ -107,7 +114,8 @@ class Chips(Bench):
     async def give(self, chip, entries):
         """Give tasks to a chip, and ring once."""
         for n, entry in enumerate(entries, self.done[chip]):
-            await self.put(RING + chip * SHARE + n % 64 * RECORD_BYTES, descriptor_bytes(entry))
+            line = entry if isinstance(entry, bytes) else descriptor_bytes(entry)
+            await self.put(RING + chip * SHARE + n % 64 * RECORD_BYTES, line)
         await self.hosts[chip].write("SUBMIT_TAIL", self.done[chip] + len(entries))
 
     async def records(self, chip, count, limit=100_000):
@@ -324,3 +332,55 @@ async def frames_go_round(dut):
     for (other, chip, n), address in outputs.items():
         if other != chip:
             assert await bench.get(address, len(contents[other, n])) == contents[other, n], (other, chip, n)
+
+
+@cocotb.test()
+@cocotb.parametrize(moves=[False, True])
+async def a_master_runs_a_job(dut, moves):
+    """The host gives windows, stages and the start to one chip, and rings once; then to another one, for another job.
+
+    Chip 0 takes frames from the host, the two others bring each back, reading chip 0's memory. If tasks may be moved,
+    those of a chip that has too many go to whichever has none.
+    """
+    bench = Chips(dut)
+    await bench.start()
+    for link in links_of(CONFIG.chips):
+        await bench.until(link, LinkState.Active)
+    frames, size, step, room = 10, 1900, 1920, 40
+    everyone = (1 << CONFIG.chips) - 1
+    pool = {"window": 5, "slots": 4, "head": 0, "head_step": room, "body": 1, "body_step": room, "lines": room - 1}
+    for trial, master in enumerate((1, 0)):
+        await bench.begin(10 + trial)
+        content = bench.random.randbytes(step * frames)
+        await bench.put(INPUT, content)
+        outputs = {2: OUTPUT, 3: OUTPUT + step * frames}
+        common = {"frames": frames, "numerator": 1, "denominator": 1, "nodes": everyone, "cost": 10, "step": step}
+        taken = pack(IngestParams, {"address": INPUT, "bytes": size})
+        brought = {n: pack(EgressParams, {"address": address, "capacity": step}) for n, address in outputs.items()}
+        reader = {**common, "engine": EngineKind.Egress, "source": 1, "movable": 1}
+        stages = {
+            1: {**common, "engine": EngineKind.Ingest, "home": 0, "readers": 2, "pool": pool, "params": taken},
+            2: {**reader, "home": 1, "next_reader": 3, "params": brought[2]},
+            3: {**reader, "home": 1 if moves else 2, "params": brought[3]},
+        }
+        window = {"base": 4096, "length": 4 * room, "rights": {"read": 1, "write": 1, "others_read": 1}}
+        writes = [entry_bytes(WindowEntry, write={"index": 5, "window": window}, node=n) for n in range(CONFIG.chips)]
+        ring = [
+            *writes,
+            *(entry_bytes(StageEntry, write={"number": n, "stage": stage}) for n, stage in stages.items()),
+            entry_bytes(StartEntry, threshold=1000, moves=moves, tell=everyone),
+        ]
+        await bench.give(master, ring)
+        records = await bench.records(master, 3 * frames)
+        assert all(record["status"] == Status.Ok.value for record in records), records
+        found = {(record["tag"] & 63, record["tag"] >> 6): record["node"] for record in records}
+        assert set(found) == {(stage, n) for stage in stages for n in range(frames)}
+        for (stage, n), node in found.items():
+            assert node == stages[stage]["home"] or (moves and stage > 1), (stage, n, node)
+        assert {found[3, n] for n in range(frames)} != {1}
+        for address in outputs.values():
+            got = await bench.get(address, step * frames)
+            for n in range(frames):
+                assert got[n * step : n * step + size] == content[n * step : n * step + size], n
+        for chip, host in enumerate(bench.hosts):
+            assert await host.read("REFUSED") == 0 and (chip == master or await host.read("COMPLETE_TAIL") == 0)

@@ -16,6 +16,7 @@ __all__ = ["PIECE_BYTES", "Ingest", "IngestParams"]
 PIECE_BYTES = 4096
 """Bytes that are asked for at a time, so that descriptors are read in between."""
 _PIECES = 4
+_COUNT_BYTES = 64
 
 
 class IngestParams(data.Struct):
@@ -25,7 +26,9 @@ class IngestParams(data.Struct):
     """Of the bitstream's first byte in host memory; any."""
     bytes: 32
     """0 makes an empty bitstream."""
-    reserved: 32
+    counted: 1
+    """``bytes`` has no meaning: the 32 bits at ``address`` say how many there are, and they begin 64 bytes further."""
+    reserved: 31
 
 
 class IngestCore(wiring.Component):
@@ -39,10 +42,11 @@ class IngestCore(wiring.Component):
         start, finish = self.start, self.finish
         params = IngestParams(start.payload.task.params)
         # A slot has fewer than 2**24 lines, so what fits has fewer than 2**30 bytes.
-        window, line, to_write = Signal(10), Signal(26), Signal(24)
+        window, line, room, to_write = Signal(10), Signal(26), Signal(24), Signal(24)
         address, to_ask, total = Signal(64), Signal(30), Signal(30)
         pieces = Signal(range(_PIECES + 1))
-        needed = (params.bytes + 63)[6:]
+        count = Signal(32)
+        needed = (count + 63)[6:]
 
         ask, read = self.host.request, self.host.line
         piece = Mux(to_ask < PIECE_BYTES, to_ask, PIECE_BYTES)
@@ -72,23 +76,39 @@ class IngestCore(wiring.Component):
                 m.d.sync += [
                     window.eq(start.payload.task.target.window),
                     line.eq(start.payload.task.target.body),
+                    room.eq(start.payload.task.target.lines),
                     address.eq(params.address),
-                    to_ask.eq(params.bytes),
-                    total.eq(params.bytes),
-                    to_write.eq(needed),
+                    count.eq(params.bytes),
+                    to_ask.eq(_COUNT_BYTES),
                 ]
                 with m.If(start.valid):
                     m.d.sync += self.running.eq(1)
-                    with m.If(needed > start.payload.task.target.lines):
+                    m.next = "CheckRoom"
+                    with m.If(params.counted):
+                        m.next = "AskCount"
+            with m.State("AskCount"):
+                m.d.comb += ask.valid.eq(to_ask != 0)
+                m.d.comb += read.ready.eq(1)
+                m.d.sync += count.eq(read.payload.data)
+                with m.If(read.valid):
+                    m.next = "CheckRoom"
+                    with m.If(read.payload.status != CompletionStatus.Successful):
                         m.d.sync += [
-                            finish.payload.status.eq(Status.TargetTooSmall),
-                            finish.payload.where.eq(needed),
+                            finish.payload.status.eq(Status.HostError),
+                            finish.payload.where.eq(read.payload.status),
                         ]
                         m.next = "Finish"
-                    with m.Elif(params.bytes == 0):
-                        m.next = "Finish"
-                    with m.Else():
-                        m.next = "MoveLines"
+            with m.State("CheckRoom"):
+                m.d.sync += [to_ask.eq(count), total.eq(count), to_write.eq(needed)]
+                m.next = "MoveLines"
+                with m.If(needed > room):
+                    m.d.sync += [
+                        finish.payload.status.eq(Status.TargetTooSmall),
+                        finish.payload.where.eq(needed),
+                    ]
+                    m.next = "Finish"
+                with m.Elif(count == 0):
+                    m.next = "Finish"
             with m.State("MoveLines"):
                 m.d.comb += [
                     ask.valid.eq((to_ask != 0) & (pieces != _PIECES)),
@@ -115,9 +135,10 @@ class Ingest(wiring.Component):
     """Copies a range of host memory, at any byte address, into a bitstream slot.
 
     The task's ``params`` are :class:`IngestParams`; it has no source. The body is packed from byte 0 and its last line
-    is padded with zeros; the header tells ``bytes`` and the task's ``timestamp``.
+    is padded with zeros; the header tells ``bytes`` and the task's ``timestamp``. How many bytes there are may stand in
+    host memory before them: so a list of bitstreams with room for the longest one each needs no list of their sizes.
 
-    Ends as ``TargetTooSmall`` with the lines needed, before anything is read; as ``HostError`` with the
+    Ends as ``TargetTooSmall`` with the lines needed, before any of them is read; as ``HostError`` with the
     :class:`CompletionStatus` of the read that failed.
 
     Throughput is 32 bytes per cycle or more from 16 KiB on, as long as the host answers within 100 cycles and the

@@ -53,6 +53,8 @@ class Dispatch(wiring.Component):
         The engine of each lane.
     depth : int
         Descriptors that wait for one engine.
+    deeper : dict
+        Of some kinds, how many wait for those instead.
 
     Members
     -------
@@ -72,9 +74,9 @@ class Dispatch(wiring.Component):
     activity0, .. : :py:`Out(Activity)`
     """
 
-    def __init__(self, kinds, depth=16):
+    def __init__(self, kinds, depth=16, deeper=None):
         self.kinds = tuple(kinds)
-        self.depth = depth
+        self.depth, self.deeper = depth, deeper or {}
         if not self.kinds or len(set(self.kinds)) != len(self.kinds):
             raise ValueError(f"kinds are {self.kinds}; at least one, and none twice, expected")
         if depth < 2:
@@ -106,8 +108,9 @@ class Dispatch(wiring.Component):
         m.d.comb += [near.counter.eq(given.signal), near.value.eq(given.number - AHEAD)]
         waits = Cat(given.waits, near)
         queues, heads, waiting = [], [], []
-        for n in range(lanes):
-            m.submodules[f"queue{n}"] = queue = fifo.SyncFIFOBuffered(width=entry.size, depth=self.depth)
+        for n, kind in enumerate(self.kinds):
+            depth = self.deeper.get(kind, self.depth)
+            m.submodules[f"queue{n}"] = queue = fifo.SyncFIFOBuffered(width=entry.size, depth=depth)
             packed = Signal(entry, name=f"packed{n}")
             m.d.comb += [
                 packed.task.eq(given.task),

@@ -50,6 +50,9 @@ class Shown(wiring.Component):
 DUTS = {"engine": Dut(lambda: Shown(Rig(Ingest(watchdog=1 << 12), "ingest")), stalls=True)}
 
 
+COUNTED = 1 << 96
+
+
 def task(tag, address, count, lines=3000, window=0, body=BODY):
     return {
         "tag": tag,
@@ -125,6 +128,35 @@ async def copies_any_range(dut, knobs):
 
 
 @cocotb.test()
+@cocotb.parametrize(knobs=list(KNOBS))
+async def the_count_may_stand_before_it(dut, knobs):
+    """At any address, whatever the task says itself; the room is checked when it is known."""
+    bench = IngestBench(dut)
+    await bench.start(**KNOBS[knobs])
+    sizes = [0, 1, 64, 65, 4096, 4097, *(bench.random.randrange(9000) for _ in range(3))]
+    for tag, count in enumerate(sizes):
+        address = bench.random.randrange(SIZE - 20000)
+        bench.memory[address : address + 4] = np.frombuffer(count.to_bytes(4, "little"), np.uint8)
+        await bench.load()
+        lines = (count + 63) // 64
+        given = task(tag, address, bench.random.getrandbits(32))
+        given["params"] |= COUNTED
+        for room in (lines - 1, lines) if lines else (0,):
+            given["target"]["lines"] = room
+            done = await bench.do(given)
+            if room < lines:
+                assert (done.status, done.where) == (Status.TargetTooSmall, lines)
+                bench.expect_header(tag, status=Status.TargetTooSmall, where=lines)
+                await bench.expect_lines()
+        assert (done.status, done.where, done.bytes) == (Status.Ok, 0, count)
+        filled = np.zeros(64 * lines, np.uint8)
+        filled[:count] = bench.memory[address + 64 : address + 64 + count]
+        bench.lines[BODY : BODY + lines] = filled.reshape(-1, 64)
+        bench.expect_header(tag, bytes=count)
+        await bench.expect_lines()
+
+
+@cocotb.test()
 @cocotb.parametrize(latency=[0, 300])
 async def asks_while_fewer_than_4_pieces_are_under_way(dut, latency):
     bench = IngestBench(dut)
@@ -162,6 +194,14 @@ async def bad_tasks_end_and_the_next_is_good(dut):
     done = await bench.do(task(1, 0, 64 * 10 + 1, lines=10))
     assert (done.status, done.where) == (Status.TargetTooSmall, 11)
     bench.expect_header(1, status=Status.TargetTooSmall, where=11)
+    await bench.expect_lines()
+    await bench.good(2, 5, 999)
+    # Its count cannot be read.
+    given = task(3, SIZE, 100)
+    given["params"] |= COUNTED
+    done = await bench.do(given)
+    assert (done.status, done.where) == (Status.HostError, CompletionStatus.UnsupportedRequest.value)
+    bench.expect_header(3, status=Status.HostError, where=CompletionStatus.UnsupportedRequest.value)
     await bench.expect_lines()
     await bench.good(2, 5, 999)
     # Beyond the host's memory. What the body holds means nothing.
