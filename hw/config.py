@@ -136,7 +136,9 @@ class ChipConfig:
     memory_lines
         Lines of its memory, a power of two.
     max_width
-        Samples of the widest row that compute can take or give; a power of two.
+        Samples of the widest row that compute can take or give, and that compose can give; a power of two.
+    layers
+        Of a picture that compose makes: 2, 4, 8 or 16.
     queue
         Descriptors that wait for one engine.
     watchdog
@@ -152,6 +154,7 @@ class ChipConfig:
     ddr: DdrConfig = field(default_factory=ddr4_3200aa)
     memory_lines: int = 1 << 20
     max_width: int = 2048
+    layers: int = 16
     queue: int = 16
     watchdog: int = 1 << 16
     ports: int = 0
@@ -163,6 +166,8 @@ class ChipConfig:
             value = getattr(self, name)
             if not low <= value <= high or value & (value - 1):
                 raise ValueError(f"{name} is {value}; a power of two from {low} to {high} expected")
+        if self.layers not in (2, 4, 8, 16):
+            raise ValueError(f"layers is {self.layers}; 2, 4, 8 or 16 expected")
         if not 2 <= self.queue <= 64:
             raise ValueError(f"queue is {self.queue}; 2 to 64 expected")
         if not 256 <= self.watchdog <= 1 << 24:

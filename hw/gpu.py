@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from tessera.hw.codec.jpeg.decoder import JpegDecoder
 from tessera.hw.codec.jpeg.encoder import JpegEncoder
+from tessera.hw.compute.compose import Compose, ComposeConfig
 from tessera.hw.compute.engine import Compute
 from tessera.hw.compute.scale import ScalerConfig
 from tessera.hw.config import ChipConfig
@@ -43,6 +44,9 @@ ENGINES = {
     EngineKind.Compute: lambda config: Compute(ScalerConfig(config.max_width), watchdog=config.watchdog),
     EngineKind.JpegEncode: lambda config: JpegEncoder(watchdog=config.watchdog),
     EngineKind.Egress: lambda config: Egress(watchdog=config.watchdog),
+    EngineKind.Compose: lambda config: Compose(
+        ComposeConfig(config.max_width, config.layers), watchdog=config.watchdog
+    ),
 }
 """The chip's engines, in the order of their fabric clients: a new codec is a row here."""
 

@@ -47,15 +47,33 @@ def _decode_end(result: Transcoded, claimed_lines: int, room: int) -> Expected:
 
 
 def _end_of(
-    task: PlannedTask, result: Transcoded, source: Expected | None, lines: int, room: int, leg: int
+    task: PlannedTask, result: Transcoded, source: Expected | None, shown: Transcoded | None, leg: int
 ) -> Expected:
-    """How a task has to end, its source having ended as `source`."""
+    """How a task that is no decode has to end.
+
+    Parameters
+    ----------
+    result
+        What the golden made of its frame.
+    source
+        How the task that filled its source has ended.
+    shown
+        Of what is scaled for a layer, a frame of the composition that shows it.
+    leg
+        Its output among those of the same stream.
+    """
+    if task.engine is EngineKind.Compose:
+        return Expected(Status.Ok.name, 0 if task.lists else result.where)
     if source is not None and source.status != Status.Ok.name:
         return Expected(Status.SourceFailed.name, Status[source.status].value)
-    if task.engine is EngineKind.JpegDecode:
-        return _decode_end(result, lines, room)
-    if task.engine is EngineKind.Compute and result.scaled[leg] is None:
-        return Expected(Status.BadTask.name)
+    if task.engine is EngineKind.Compute:
+        if shown is not None:
+            assert task.layer is not None
+            scaled = not shown.where >> task.layer[1] & 1
+        else:
+            scaled = result.scaled[leg] is not None
+        if not scaled:
+            return Expected(Status.BadTask.name)
     return Expected(Status.Ok.name, 0)
 
 
@@ -71,20 +89,23 @@ def compare_outcome(
     Parameters
     ----------
     golden
-        For each stream, what the golden made of each frame.
+        For each stream, and then for each composition, what the golden made of each frame.
     claims, rooms
         For each stream, lines that each frame's header asks for, and that its surface slots have.
     first_output
-        For each stream, the number of the output that is its first leg.
+        For each stream, and then for each composition, the number of the output that is its first leg.
     """
     plan = outcome.plan
     mismatches, failed = [], []
     ends: dict[int, Expected] = {}
+    shown = {task.source: golden[task.stream][task.frame] for task in plan.tasks if task.lists}
     for task in plan.tasks:
         result = golden[task.stream][task.frame]
         source = None if task.source is None else ends[task.source]
         leg = 0 if task.output is None else task.output - first_output[task.stream]
-        expected = _end_of(task, result, source, claims[task.stream][task.frame], rooms[task.stream], leg)
+        expected = _end_of(task, result, source, shown.get(task.tag), leg)
+        if task.engine is EngineKind.JpegDecode and expected.status == Status.Ok.name:
+            expected = _decode_end(result, claims[task.stream][task.frame], rooms[task.stream])
         ends[task.tag] = expected
         record = outcome.records[task.tag]
         name = plan.name(task.tag)
@@ -109,7 +130,7 @@ _COUNTS = ("REFUSED", "BUS_UNSUPPORTED", "BUS_UNEXPECTED", "BUS_FAILED", "RING_R
 
 def _difference(task: PlannedTask, record: Record, outcome: Outcome, result: Transcoded, leg: int) -> str | None:
     """Where what a task made differs, in words."""
-    if task.engine is EngineKind.JpegDecode:
+    if task.engine in (EngineKind.JpegDecode, EngineKind.Compose) and not task.lists:
         assert result.decoded is not None
         frame = result.decoded
         expected = (int(frame.format), frame.width, frame.height)
@@ -128,14 +149,19 @@ def _difference(task: PlannedTask, record: Record, outcome: Outcome, result: Tra
 
 
 def check_golden(
-    files: Sequence[Sequence[bytes]], golden: Sequence[Sequence[Transcoded]], names: Sequence[str]
+    files: Sequence[Sequence[bytes | None]], golden: Sequence[Sequence[Transcoded]], names: Sequence[str]
 ) -> list[str]:
-    """Where libjpeg-turbo reads another picture than the golden, from the files that go in and those that come out."""
+    """Where libjpeg-turbo reads another picture than the golden, from the files that go in and those that come out.
+
+    A file that goes in is None where there is none: of a composition.
+    """
     mismatches: list[str] = []
     for stream, (data, results) in enumerate(zip(files, golden)):
         for n, (file, result) in enumerate(zip(data, results)):
-            if result.decoded is not None and (difference := same_as_libjpeg(file, result.decoded)):
-                mismatches.append(f"{names[stream]} frame {n}, as libjpeg-turbo decodes it: {difference}")
+            if file is not None and result.decoded is not None:
+                difference = same_as_libjpeg(file, result.decoded)
+                if difference:
+                    mismatches.append(f"{names[stream]} frame {n}, as libjpeg-turbo decodes it: {difference}")
             for output, made in enumerate(result.bitstreams):
                 if made is not None and (difference := _reread(made)):
                     mismatches.append(f"{names[stream]} frame {n}, output {output}, as decoded again: {difference}")

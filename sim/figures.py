@@ -78,8 +78,9 @@ def gantt(tasks: Sequence[Mapping[str, Any]], cycles: int, labels: bool = False)
         good = task["status"] == "Ok"
         kind = f"f{task['frame'] % 2}" if good else "bad"
         output = "" if task["output"] is None else f", output {task['output']}"
+        layer = "" if task["layer"] is None else f", layer {task['layer']}"
         words = (
-            f"{task['engine']}, stream {task['stream']}, frame {task['frame']}{output}: cycles {task['start']:,} to "
+            f"{task['engine']}, {task['name']}, frame {task['frame']}{output}{layer}: cycles {task['start']:,} to "
             f"{task['start'] + task['cycles']:,}, {task['cycles']:,} in all, {task['stalled']:,} held up by memory, "
             f"{task['status']}"
         )

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from tessera.golden import transcoder
 from tessera.golden.frames import ChromaFormat
 from tessera.golden.ops import MAX_RATIO
+from tessera.golden.transcoder import Placement, frames_shown
 from tessera.hw import config as presets
 from tessera.hw.config import ChipConfig, DdrConfig
 from tessera.sim.clips import BUILT_IN, CONTAINERS, ClipError, ClipInfo, find_clip, probe
+from tessera.sim.job_file import (
+    CompositionTable,
+    JobFile,
+    LayerTable,
+    OutputTable,
+    SlotsTable,
+    StreamTable,
+    key_of,
+    meant,
+    words_of,
+)
 
-__all__ = ["DDR_PRESETS", "Job", "JobError", "Output", "Stream", "find_job", "jobs_folder", "load_job"]
+__all__ = ["DDR_PRESETS", "Composition", "Job", "JobError", "Output", "Stream", "find_job", "jobs_folder", "load_job"]
 
 DDR_PRESETS = {name: make for name, make in vars(presets).items() if name.startswith("ddr4_")}
 """Memories that a job may name."""
@@ -27,86 +40,9 @@ _SUBSAMPLINGS = {"4:0:0": ChromaFormat.Gray, "4:2:0": ChromaFormat.C420, "4:2:2"
 _SUBSAMPLINGS["4:4:4"] = ChromaFormat.C444
 _SUFFIXES = (*CONTAINERS, ".mjpeg", ".jpg")
 
-_Side = Annotated[int, Field(ge=1, le=16384)]
-_Quality = Annotated[int, Field(ge=1, le=100)]
-_Interval = Annotated[int, Field(ge=0, le=65535)]
-_Slots = Annotated[int, Field(ge=2, le=64)]
-_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
 
 class JobError(ValueError):
     """A job that cannot be done; one line that names file, key and what was expected."""
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class JobTable(_Table):
-    """``[job]``: the name, of which the folder of the results is made; and what holds for all of it."""
-
-    name: _Word
-    seed: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
-    time_limit_cycles: Annotated[int, Field(ge=1000, le=10**12)] | None = None
-
-
-class StreamTable(_Table):
-    """``[[stream]]``: Motion JPEG that goes in, made of a clip or taken as it is."""
-
-    name: _Word | None = None
-    clip: Annotated[str, Field(min_length=1)]
-    first_frame: Annotated[int, Field(ge=0)] = 0
-    frames: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    width_pixels: _Side | None = None
-    height_pixels: _Side | None = None
-    quality: _Quality | None = None
-    subsampling: Literal["4:0:0", "4:2:0", "4:2:2", "4:4:4"] | None = None
-    restart_interval_mcus: _Interval | None = None
-
-
-class OutputTable(_Table):
-    """``[[output]]``: what shall be made of a stream."""
-
-    stream: str | None = None
-    codec: Literal["jpeg"] = "jpeg"
-    width_pixels: _Side
-    height_pixels: _Side
-    quality: _Quality = 75
-    restart_interval_mcus: _Interval = 0
-    file: Annotated[str, Field(min_length=1)]
-
-
-class SlotsTable(_Table):
-    """``[slots]``: how many of each kind lie in the chip's memory."""
-
-    bitstream_in: _Slots = 4
-    decoded: _Slots = 4
-    scaled: _Slots = 4
-    bitstream_out: _Slots = 4
-
-
-class HostTable(_Table):
-    """``[host]``: the machine that the chip is in."""
-
-    memory_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 31)] = 1 << 26
-    read_latency_cycles: Annotated[int, Field(ge=0, le=4000)] = 100
-    stall_sixteenths: Annotated[int, Field(ge=0, le=12)] = 0
-
-
-class JobFile(_Table):
-    """A whole file.
-
-    ``[ddr]`` is a preset's name and any fields of :class:`DdrConfig` to change, ``[chip]`` any fields of
-    :class:`ChipConfig` but ``ddr``.
-    """
-
-    job: JobTable
-    stream: Annotated[list[StreamTable], Field(min_length=1)]
-    output: Annotated[list[OutputTable], Field(min_length=1)]
-    slots: SlotsTable = SlotsTable()
-    host: HostTable = HostTable()
-    chip: dict[str, Any] = {}
-    ddr: dict[str, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +71,17 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True)
-class Output:
-    """An output: the index of its `stream`, and what shall become of it."""
+class Composition(transcoder.Composition):
+    """A composition with its name. The lowest layer is the first one."""
 
-    stream: int
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """An output: the index of its source among :attr:`Job.sources`, and what shall become of that."""
+
+    source: int
     width: int
     height: int
     quality: int
@@ -155,12 +98,18 @@ class Job:
     seed: int
     time_limit_cycles: int | None
     streams: tuple[Stream, ...]
+    compositions: tuple[Composition, ...]
     outputs: tuple[Output, ...]
     slots: SlotsTable
     chip: ChipConfig
     ddr_name: str
     host_bytes: int
     knobs: Mapping[str, int]
+
+    @property
+    def sources(self) -> tuple[Stream | Composition, ...]:
+        """What outputs are made of: streams, and behind them compositions."""
+        return (*self.streams, *self.compositions)
 
 
 def jobs_folder() -> Path:
@@ -174,82 +123,6 @@ def find_job(name: str) -> Path:
     if path.suffix == ".toml" or path.exists():
         return path
     return jobs_folder() / f"{name}.toml"
-
-
-def _known(model: type[BaseModel] | Any, location: Sequence[str | int]) -> list[str]:
-    """The keys that the table at `location` may have."""
-    tables: dict[str, type[BaseModel]] = {
-        "job": JobTable,
-        "stream": StreamTable,
-        "output": OutputTable,
-        "slots": SlotsTable,
-        "host": HostTable,
-    }
-    table = tables.get(str(location[0])) if location else JobFile
-    return list(table.model_fields) if table else []
-
-
-def _meant(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"did you mean {close[0]}?" if close else f"one of {', '.join(known)} expected"
-
-
-def _key(location: Sequence[str | int]) -> str:
-    """A place in a job file in words: ``output[1].quality``, counted from 0."""
-    words = ""
-    for part in location:
-        words += f"[{part}]" if isinstance(part, int) else f".{part}" if words else str(part)
-    return words
-
-
-_KINDS = {
-    "int_type": "a whole number",
-    "string_type": "a text in quotes",
-    "list_type": "a table in double brackets",
-    "model_type": "a table",
-    "dict_type": "a table",
-    "string_pattern_mismatch": "letters, digits, '.', '_' and '-', at most 64",
-    "string_too_short": "a text that is not empty",
-    "too_short": "at least one such table",
-}
-
-
-def _words(error: Any) -> str:
-    """One of pydantic's errors in our words: key, what was expected, what was found."""
-    kind, location, context = error["type"], error["loc"], error.get("ctx", {})
-    key = _key(location)
-    if kind == "extra_forbidden":
-        return f"{key}: no such key, {_meant(str(location[-1]), _known(JobFile, location[:-1]))}"
-    if kind == "missing":
-        table = str(location[-1])
-        double = len(location) == 1 and table in ("stream", "output")
-        return f"{key}: expected, but not there" + (f": a table [[{table}]]" if double else "")
-    found = error["input"]
-    shown = repr(found) if isinstance(found, str | int | float | bool) else f"a {type(found).__name__}"
-    if "ge" in context or "le" in context:
-        bounds = _bounds(location)
-        words = f"{bounds[0]} to {bounds[1]}" if bounds else f"{'at least' if 'ge' in context else 'at most'}"
-        if bounds and bounds[1] is None:
-            words = f"{bounds[0]} or more"
-        return f"{key}: {words} expected, {shown} found"
-    if kind == "literal_error":
-        return f"{key}: {context['expected']} expected, {shown} found"
-    return f"{key}: {_KINDS.get(kind, error['msg'])} expected, {shown} found"
-
-
-def _bounds(location: Sequence[str | int]) -> tuple[int, int | None] | None:
-    """Lowest and highest value of the number at `location`."""
-    names = [part for part in location if isinstance(part, str)]
-    tables = {"job": JobTable, "stream": StreamTable, "output": OutputTable, "slots": SlotsTable}
-    tables["host"] = HostTable
-    table = tables.get(names[0])
-    if table is None or len(names) < 2:
-        return None
-    schema = table.model_json_schema()["properties"][names[1]]
-    for choice in schema.get("anyOf", [schema]):
-        if "minimum" in choice:
-            return choice["minimum"], choice.get("maximum")
-    return None
 
 
 def load_job(path: Path) -> Job:
@@ -275,45 +148,50 @@ def load_job(path: Path) -> Job:
         file = JobFile.model_validate(table)
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise JobError(f"{shown}: {_words(first)}") from None
+        raise JobError(f"{shown}: {words_of(first)}") from None
 
     def fail(location: Sequence[str | int], message: str) -> JobError:
-        return JobError(f"{shown}: {_key(location)}: {message}")
+        return JobError(f"{shown}: {key_of(location)}: {message}")
 
     streams = tuple(_stream(n, table, path, fail) for n, table in enumerate(file.stream))
     names = [stream.name for stream in streams]
     for n, name in enumerate(names):
         if name in names[:n]:
             raise fail(("stream", n, "name"), f"another name than {name} expected, stream[{names.index(name)}] has it")
-    outputs = tuple(_output(n, table, streams, fail) for n, table in enumerate(file.output))
+    compositions = tuple(_composition(n, table, streams, fail) for n, table in enumerate(file.composition))
+    for n, composition in enumerate(compositions):
+        if composition.name in names:
+            taken = names.index(composition.name)
+            holder = f"stream[{taken}]" if taken < len(streams) else f"composition[{taken - len(streams)}]"
+            raise fail(
+                ("composition", n, "name"), f"another name than {composition.name} expected, {holder} has it"
+            )
+        names.append(composition.name)
+    outputs = tuple(_output(n, table, streams, compositions, fail) for n, table in enumerate(file.output))
     files = [output.file for output in outputs]
     for n, name in enumerate(files):
         if name in files[:n]:
             raise fail(("output", n, "file"), f"another file than {name} expected, output[{files.index(name)}] has it")
-    for n, stream in enumerate(streams):
-        if all(output.stream != n for output in outputs):
-            raise fail(("stream", n), f"an [[output]] with stream = '{stream.name}' expected")
+    made_of = {output.source for output in outputs}
+    laid = {layer.stream for composition in compositions for layer in composition.layers}
+    for n, name in enumerate(names):
+        if n not in made_of | laid:
+            key, number = ("stream", n) if n < len(streams) else ("composition", n - len(streams))
+            raise fail((key, number), f"an [[output]] with {key} = '{name}' expected")
+    streams = tuple(
+        stream if n in made_of else _as_far_as_shown(n, stream, compositions) for n, stream in enumerate(streams)
+    )
     if file.host.memory_bytes & (file.host.memory_bytes - 1):
         raise fail(("host", "memory_bytes"), f"a power of two expected, {file.host.memory_bytes} found")
     ddr_name, chip = _chip(file.chip, file.ddr, fail)
-    for n, output in enumerate(outputs):
-        if output.width > chip.max_width:
-            raise fail(
-                ("output", n, "width_pixels"),
-                f"at most the chip's max_width {chip.max_width} expected, {output.width} found",
-            )
-        if streams[output.stream].width > chip.max_width:
-            found = streams[output.stream].width
-            raise fail(
-                ("stream", output.stream, "width_pixels"),
-                f"at most the chip's max_width {chip.max_width} expected, {found} found",
-            )
+    _check_chip(chip, file, streams, fail)
     return Job(
         path=path,
         name=file.job.name,
         seed=file.job.seed,
         time_limit_cycles=file.job.time_limit_cycles,
         streams=streams,
+        compositions=compositions,
         outputs=outputs,
         slots=file.slots,
         chip=chip,
@@ -366,36 +244,126 @@ def _stream(n: int, table: StreamTable, path: Path, fail: Any) -> Stream:
     )
 
 
-def _output(n: int, table: OutputTable, streams: Sequence[Stream], fail: Any) -> Output:
+def _as_far_as_shown(n: int, stream: Stream, compositions: Sequence[Composition]) -> Stream:
+    """A stream that only compositions show, up to the last frame that they do."""
+    last = max(
+        frames_shown(stream.rate, stream.frames, composition.rate, composition.frames)[-1]
+        for composition in compositions
+        for layer in composition.layers
+        if layer.stream == n
+    )
+    return dataclasses.replace(stream, frames=last + 1)
+
+
+def _named(location: Sequence[str | int], name: str | None, names: Sequence[str], many: str, fail: Any) -> int:
+    """The index in `names` of the stream or composition that the key at `location` names, or of the only one."""
+    if name is None:
+        if len(names) != 1:
+            raise fail(location, f"one of {', '.join(names)} expected, since there are several {many}")
+        return 0
+    if name not in names:
+        raise fail(location, f"no such {location[-1]}: {name}, {meant(name, names)}")
+    return names.index(name)
+
+
+def _check_ratio(
+    location: Sequence[str | int], name: str, source: tuple[int, int], table: OutputTable | LayerTable, fail: Any
+) -> None:
+    """The size that `table` asks for is one to which the source's can be scaled."""
+    for key, size in zip(("width_pixels", "height_pixels"), source):
+        target = getattr(table, key)
+        low, high = -(-size // MAX_RATIO), min(size * MAX_RATIO, 16384)
+        if size and not low <= target <= high:
+            ratio = f"1/{MAX_RATIO} to {MAX_RATIO} times the {size} of {name}"
+            raise fail((*location, key), f"{low} to {high} expected ({ratio}), {target} found")
+
+
+def _composition(n: int, table: CompositionTable, streams: Sequence[Stream], fail: Any) -> Composition:
     names = [stream.name for stream in streams]
-    if table.stream is None:
-        if len(streams) != 1:
-            raise fail(("output", n, "stream"), f"one of {', '.join(names)} expected, since there are several streams")
-        index = 0
-    elif table.stream in names:
-        index = names.index(table.stream)
+    order = sorted(range(len(table.layer)), key=lambda k: table.layer[k].order)
+    layers: list[Placement] = []
+    for k in order:
+        layer, location = table.layer[k], ("composition", n, "layer", k)
+        index = _named((*location, "stream"), layer.stream, names, "streams", fail)
+        stream = streams[index]
+        _check_ratio(location, f"stream {stream.name}", (stream.width, stream.height), layer, fail)
+        layers.append(
+            Placement(index, layer.x_pixels, layer.y_pixels, layer.width_pixels, layer.height_pixels, layer.alpha)
+        )
+    first = layers[order.index(0)]
+    rate = table.frames_per_second or streams[first.stream].rate
+    # Until the last frame of each layer has been shown.
+    longest = max(math.ceil(streams[layer.stream].frames * rate / streams[layer.stream].rate) for layer in layers)
+    return Composition(
+        name=table.name,
+        width=table.width_pixels,
+        height=table.height_pixels,
+        background=_ycbcr(table.background),
+        rate=rate,
+        frames=table.frames or longest,
+        layers=tuple(layers),
+    )
+
+
+def _ycbcr(colour: str) -> tuple[int, int, int]:
+    """Y, Cb and Cr of a colour, by JFIF's equations, rounded to the nearest; in thousandths, so that all is exact."""
+    red, green, blue = (int(colour[n : n + 2], 16) for n in (1, 3, 5))
+    luma = Fraction(299 * red + 587 * green + 114 * blue, 1000)
+    cb, cr = (blue - luma) / Fraction(1772, 1000) + 128, (red - luma) / Fraction(1402, 1000) + 128
+    y, u, v = (min(255, math.floor(value + Fraction(1, 2))) for value in (luma, cb, cr))
+    return y, u, v
+
+
+def _output(
+    n: int, table: OutputTable, streams: Sequence[Stream], compositions: Sequence[Composition], fail: Any
+) -> Output:
+    location = ("output", n)
+    called = [composition.name for composition in compositions]
+    if table.stream in called:
+        raise fail((*location, "stream"), f"no such stream: {table.stream}, did you mean composition?")
+    if table.stream is not None and table.composition is not None:
+        raise fail((*location, "composition"), "none expected beside stream")
+    if table.stream is None and compositions:
+        if table.composition is None:
+            known = ", ".join(stream.name for stream in streams)
+            raise fail(location, f"composition, one of {', '.join(called)}, or stream, one of {known}, expected")
+        index = _named((*location, "composition"), table.composition, called, "compositions", fail)
+        source, name = compositions[index], f"composition {table.composition}"
+        index += len(streams)
+    elif table.composition is not None:
+        raise fail((*location, "composition"), "none expected, since there is no [[composition]]")
     else:
-        raise fail(("output", n, "stream"), f"no such stream: {table.stream}, {_meant(table.stream, names)}")
-    stream = streams[index]
-    for key, source, target in (
-        ("width_pixels", stream.width, table.width_pixels),
-        ("height_pixels", stream.height, table.height_pixels),
-    ):
-        low, high = -(-source // MAX_RATIO), min(source * MAX_RATIO, 16384)
-        if source and not low <= target <= high:
-            ratio = f"1/{MAX_RATIO} to {MAX_RATIO} times the {source} of stream {stream.name}"
-            raise fail(("output", n, key), f"{low} to {high} expected ({ratio}), {target} found")
+        index = _named((*location, "stream"), table.stream, [stream.name for stream in streams], "streams", fail)
+        source, name = streams[index], f"stream {streams[index].name}"
+    _check_ratio(location, name, (source.width, source.height), table, fail)
     file = Path(table.file)
     if file.name != table.file or file.suffix.lower() not in _SUFFIXES:
         expected = f"a file's name that ends in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} expected"
         raise fail(("output", n, "file"), f"{expected}, '{table.file}' found")
     if table.file in ("report.json", "report.html", "input"):
         raise fail(("output", n, "file"), f"another name expected, the report is {table.file}")
-    if file.suffix.lower() == ".jpg" and stream.frames != 1:
-        raise fail(("output", n, "file"), f"{', '.join(_SUFFIXES[:-1])} expected for {stream.frames} frames")
+    if file.suffix.lower() == ".jpg" and source.frames != 1:
+        raise fail(("output", n, "file"), f"{', '.join(_SUFFIXES[:-1])} expected for {source.frames} frames")
     return Output(
         index, table.width_pixels, table.height_pixels, table.quality, table.restart_interval_mcus, table.file
     )
+
+
+def _check_chip(chip: ChipConfig, file: JobFile, streams: Sequence[Stream], fail: Any) -> None:
+    """No width and no number of layers is beyond what the chip has been made for."""
+    widths: list[tuple[Sequence[str | int], int]] = []
+    widths += [(("output", n), output.width_pixels) for n, output in enumerate(file.output)]
+    widths += [(("stream", n), stream.width) for n, stream in enumerate(streams)]
+    for n, composition in enumerate(file.composition):
+        widths.append((("composition", n), composition.width_pixels))
+        widths += [(("composition", n, "layer", k), layer.width_pixels) for k, layer in enumerate(composition.layer)]
+        if len(composition.layer) > chip.layers:
+            expected = f"at most the chip's {chip.layers} layers expected"
+            raise fail(("composition", n, "layer"), f"{expected}, {len(composition.layer)} found")
+    for location, width in widths:
+        if width > chip.max_width:
+            expected = f"at most the chip's max_width {chip.max_width} expected"
+            raise fail((*location, "width_pixels"), f"{expected}, {width} found")
 
 
 def _changes(table: dict[str, Any], name: str, made: type, fail: Any) -> dict[str, Any]:
@@ -404,7 +372,7 @@ def _changes(table: dict[str, Any], name: str, made: type, fail: Any) -> dict[st
     for key, value in table.items():
         if key not in fields:
             known = [*(["preset"] if name == "ddr" else []), *fields]
-            raise fail((name, key), f"no such key, {_meant(key, known)}")
+            raise fail((name, key), f"no such key, {meant(key, known)}")
         if type(value) is not int:
             raise fail((name, key), f"a whole number expected, {value!r} found")
     return table

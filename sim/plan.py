@@ -22,10 +22,11 @@ __all__ = ["Plan", "PlannedTask", "Record"]
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """One task: its descriptor, whose it is, and which task's end it waits for.
+    """One task: its descriptor, whose it is, and which tasks' ends it waits for.
 
-    `source` filled what it reads and `frees` used the slot that it fills; None where it waits for nothing. `output`
-    is None for what all outputs of a stream share.
+    `stream` is the number of a stream, or of a composition: these count on behind the streams. `source` filled what it
+    reads, None where it waits for nothing; `frees` used the slot that it fills. `output` is None for what all outputs
+    of a stream share. `layer`, of what is done for one layer alone, is the composition, from 0, and the layer in it.
     """
 
     tag: int
@@ -34,7 +35,13 @@ class PlannedTask:
     output: int | None
     frame: int
     source: int | None = None
-    frees: int | None = None
+    frees: tuple[int, ...] = ()
+    layer: tuple[int, int] | None = None
+
+    @property
+    def lists(self) -> bool:
+        """It tells the engine a layer of what comes after it, and makes nothing itself."""
+        return self.engine is EngineKind.Compose and self.layer is not None
 
     @property
     def engine(self) -> EngineKind:
@@ -85,7 +92,7 @@ class Plan:
     limit
         Cycles after which something hangs.
     surfaces
-        For each stream that has a slot for every frame, the pool of its surfaces.
+        For each stream or composition that has a slot for every frame, the pool of its surfaces.
     loads
         What the chip's memory holds before: (first line, bytes).
     """
@@ -101,12 +108,16 @@ class Plan:
     loads: tuple[tuple[int, bytes], ...] = ()
     names: tuple[str, ...] = ()
 
+    def source(self, number: int) -> str:
+        """A stream or a composition in words."""
+        return self.names[number] if number < len(self.names) else f"stream {number}"
+
     def name(self, tag: int) -> str:
         """A task in words."""
         task = self.tasks[tag]
-        stream = self.names[task.stream] if task.stream < len(self.names) else f"stream {task.stream}"
         output = "" if task.output is None else f" for output {task.output}"
-        return f"{task.engine.name} of {stream} frame {task.frame}{output}"
+        layer = "" if task.layer is None else f" for layer {task.layer[1]} of composition {task.layer[0]}"
+        return f"{task.engine.name} of {self.source(task.stream)} frame {task.frame}{output}{layer}"
 
     def results_range(self) -> tuple[int, int]:
         """First line, and number of lines, of what goes to the host; (0, 0) if nothing does."""

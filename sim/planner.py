@@ -1,36 +1,34 @@
-"""Planning: slots in the chip's memory, bytes and rings in the host's, and tasks with what they wait for."""
+"""Planning: slots in the chip's memory, bytes and rings in the host's, and tasks with what they wait for.
+
+Every task waits only for tasks before it, and an engine does its own in their order: so whatever the engines' speeds,
+the first task that is not over can always go on, and no plan comes to a halt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
 
 from amaranth.hdl import Const
 
 from tessera.golden.frames import ChromaFormat, Frame
-from tessera.hw.codec.jpeg.encoder import JpegEncodeParams
-from tessera.hw.compute.engine import ComputeTask
+from tessera.golden.transcoder import Composition, Placement, frames_shown
 from tessera.hw.engine import EngineKind, Format, SlotHeader, SlotKind, Status
-from tessera.hw.host.descriptor import COUNTERS, RECORD_BYTES, Slot, TaskEntry, descriptor_bytes
-from tessera.hw.host.egress import EgressParams
-from tessera.hw.host.ingest import IngestParams
 from tessera.hw.memory.layout import SurfaceLayout
 from tessera.hw.memory.port import LINE_BYTES
-from tessera.sim.memory import ChipMemory, HostMemory, PlanError, Pool
-from tessera.sim.plan import Plan, PlannedTask
+from tessera.sim.memory import PlanError
+from tessera.sim.plan import Plan
+from tessera.sim.tasks import Builder, Held, Site, Turns, Whose, params_of
 
-__all__ = ["MAX_TASKS", "Chain", "Leg", "bitstream_lines", "plan_chains", "plan_encode"]
+__all__ = ["Chain", "Leg", "Wall", "bitstream_lines", "plan_chains", "plan_encode"]
 
-MAX_TASKS = 1 << 16
-"""Of one plan: as many as a ring or a task's tag can tell apart."""
 _JPEG_HEADER_BYTES = 2048
-_RING_ALIGNMENT = 4096
 
 
 @dataclass(frozen=True)
 class Leg:
-    """What shall be made of a stream's surfaces: each scaled, encoded and sent to the host.
+    """What shall be made of surfaces: each scaled, encoded and sent to the host.
 
     Without `scales` it is encoded as it is; `format`, `width` and `height` then only bound its file's size.
     """
@@ -49,7 +47,7 @@ class Leg:
 class Chain:
     """A stream: JPEG `files` to be decoded to surfaces of at most `surface_lines` lines, and what is made of those.
 
-    `slots` and `surfaces` are the numbers of slots for its files and its surfaces.
+    `slots` and `surfaces` are the numbers of slots for its files and its surfaces, `rate` is its frames per second.
     """
 
     files: tuple[bytes, ...]
@@ -57,11 +55,30 @@ class Chain:
     legs: tuple[Leg, ...] = ()
     slots: int = 4
     surfaces: int = 4
+    rate: Fraction = Fraction(25)
 
     @property
     def keeps(self) -> bool:
         """There is a slot for each surface, so that all are there at the end."""
         return self.surfaces >= len(self.files)
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A composition of chains' surfaces, and what is made of those that it makes.
+
+    `layer_slots` is the number of slots for each layer's scaled surfaces, `surfaces` that for what is composed.
+    """
+
+    composition: Composition
+    legs: tuple[Leg, ...] = ()
+    layer_slots: int = 4
+    surfaces: int = 4
+
+    @property
+    def keeps(self) -> bool:
+        """There is a slot for each surface, so that all are there at the end."""
+        return self.surfaces >= self.composition.frames
 
 
 def bitstream_lines(chroma_format: ChromaFormat, width: int, height: int, quality: int) -> int:
@@ -74,243 +91,220 @@ def bitstream_lines(chroma_format: ChromaFormat, width: int, height: int, qualit
     return -(-(blocks * each + _JPEG_HEADER_BYTES) // LINE_BYTES)
 
 
-def _limit(chains: Sequence[Chain]) -> int:
+def _limit(chains: Sequence[Chain], walls: Sequence[Wall]) -> int:
     """Cycles that no run comes near: as if nothing overlapped, one bit made a symbol and a sample took two cycles."""
+
+    def legs(made_of: Sequence[Leg], surface: int) -> int:
+        return sum(40_000 + 2 * surface + 8 * leg.width * leg.height for leg in made_of)
+
     total = 200_000
     for chain in chains:
         surface = chain.surface_lines * LINE_BYTES
-        for data in chain.files:
-            total += 20_000 + 8 * len(data) + 2 * surface
-            total += sum(40_000 + 2 * surface + 8 * leg.width * leg.height for leg in chain.legs)
+        total += sum(20_000 + 8 * len(data) + 2 * surface + legs(chain.legs, surface) for data in chain.files)
+    for wall in walls:
+        canvas, layers = wall.composition, wall.composition.layers
+        samples = canvas.width * canvas.height + sum(place.width * place.height for place in layers)
+        surfaces = sum(chains[place.stream].surface_lines * LINE_BYTES for place in layers)
+        total += canvas.frames * (20_000 + 8 * samples + 2 * surfaces + legs(wall.legs, canvas.width * canvas.height))
     return total
 
 
-_PARAMS: dict[EngineKind, Any] = {
-    EngineKind.Ingest: IngestParams,
-    EngineKind.Compute: ComputeTask,
-    EngineKind.JpegEncode: JpegEncodeParams,
-    EngineKind.Egress: EgressParams,
-}
-
-
-def _params(kind: EngineKind, **values: int) -> int:
-    """The engine's own parameters as the number that a descriptor carries."""
-    return Const.cast(_PARAMS[kind].const(values)).value
-
-
-class _Builder:
-    """Tasks in the order of their descriptors, and the counters that they signal."""
-
-    def __init__(self) -> None:
-        self.tasks: list[PlannedTask] = []
-        self._signalled: dict[int, list[int]] = {}
-
-    def counter(self) -> int:
-        number = len(self._signalled) + 1
-        if number >= COUNTERS:
-            raise PlanError(f"more than {COUNTERS - 1} counters needed: fewer streams or outputs expected")
-        self._signalled[number] = []
-        return number
-
-    def add(
-        self,
-        kind: EngineKind,
-        whose: tuple[int, int | None, int],
-        signal: int,
-        *,
-        after: tuple[int, int] | None = None,
-        frees: tuple[int, int] | None = None,
-        **entry: Any,
-    ) -> int:
-        """A task's tag. It waits for `after`, which fills its source, and `frees`, which used its target before.
-
-        Each is (counter, number of the task among those that signal it); a negative number waits for nothing.
-        """
-        tag = len(self.tasks)
-        waits = [wait for wait in (after, frees) if wait is not None and wait[1] >= 0]
-        task = TaskEntry(
-            engine=kind,
-            tag=tag,
-            waits=tuple((counter, n + 1) for counter, n in waits),
-            signal=signal,
-            number=len(self._signalled[signal]),
-            **entry,
-        )
-        stream, output, frame = whose
-        self.tasks.append(PlannedTask(tag, task, stream, output, frame, self._task(after), self._task(frees)))
-        self._signalled[signal].append(tag)
-        return tag
-
-    def _task(self, wait: tuple[int, int] | None) -> int | None:
-        return None if wait is None or wait[1] < 0 else self._signalled[wait[0]][wait[1]]
-
-
 class _LegFeed:
-    """One leg of a chain on its way into a plan."""
+    """One leg on its way into a plan, made of one of `frames` surfaces after the other."""
 
-    def __init__(self, leg: Leg, output: int, frames: int, memory: ChipMemory, builder: _Builder) -> None:
-        self.leg, self.output = leg, output
-        self.scaled: Pool | None = None
+    def __init__(self, leg: Leg, output: int, frames: int, site: Site) -> None:
+        self.leg, self.output, self.site = leg, output, site
+        self.scaled: Turns | None = None
         if leg.scales:
             lines = SurfaceLayout(ChromaFormat.C420, leg.width, leg.height).lines
-            self.scaled = memory.surfaces("scaled", min(leg.scaled_slots, frames), lines)
-            self.scales = builder.counter()
-        self.lines = bitstream_lines(leg.format, leg.width, leg.height, leg.quality)
-        self.coded = memory.bitstreams("bitstream-out", min(leg.bitstream_slots, frames), self.lines)
-        self.encodes, self.egresses = builder.counter(), builder.counter()
+            self.scaled = site.surfaces("scaled", min(leg.scaled_slots, frames), lines)
+            self.scales = site.builder.counter()
+        lines = bitstream_lines(leg.format, leg.width, leg.height, leg.quality)
+        self.coded = site.bitstreams("bitstream-out", min(leg.bitstream_slots, frames), lines)
+        self.encodes, self.egresses = site.builder.counter(), site.builder.counter()
 
     @property
-    def surface_read(self) -> int:
-        """The counter that tells how many of the chain's surfaces this leg has read."""
-        return self.scales if self.scaled else self.encodes
+    def tasks(self) -> int:
+        """Of a frame."""
+        return 3 if self.leg.scales else 2
+
+    def add(self, stream: int, frame: int, surface: Held) -> None:
+        """Plan what is made of a surface."""
+        leg, whose, builder = self.leg, Whose(stream, frame, self.output), self.site.builder
+        image = surface
+        if self.scaled is not None:
+            image = _scale(builder, whose, self.scales, surface, self.scaled, leg)
+        params = params_of(EngineKind.JpegEncode, quality=leg.quality, restart_interval=leg.restart_interval)
+        coded, _ = builder.add(
+            EngineKind.JpegEncode, whose, self.encodes, reads=image, fills=self.coded, params=params
+        )
+        assert coded is not None
+        self.site.egress(whose, self.egresses, coded)
+
+
+def _scale(
+    builder: Builder, whose: Whose, signal: int, surface: Held, fills: Turns, size: Leg | Placement
+) -> Held:
+    params = params_of(EngineKind.Compute, width=size.width, height=size.height)
+    scaled, _ = builder.add(EngineKind.Compute, whose, signal, reads=surface, fills=fills, params=params)
+    assert scaled is not None
+    return scaled
+
+
+class _LayerFeed:
+    """One layer of a wall on its way into a plan: the frames that it shows are scaled, the others are not."""
+
+    def __init__(self, name: tuple[int, int], wall: Wall, place: Placement, chain: Chain, site: Site) -> None:
+        self.name, self.place = name, place
+        canvas = wall.composition
+        self.shown = frames_shown(chain.rate, len(chain.files), canvas.rate, canvas.frames)
+        self.wanted = set(self.shown)
+        lines = SurfaceLayout(ChromaFormat.C420, place.width, place.height).lines
+        self.scaled = site.surfaces("layer", min(wall.layer_slots, len(self.wanted)), lines)
+        self.scales = site.builder.counter()
+        self.surfaces: dict[int, Held] = {}
+
+    def add(self, builder: Builder, frame: int, surface: Held) -> None:
+        """Plan that a frame of the stream is scaled, if it is shown."""
+        if frame in self.wanted:
+            whose = Whose(self.place.stream, frame, layer=self.name)
+            self.surfaces[frame] = _scale(builder, whose, self.scales, surface, self.scaled, self.place)
+
+    def of(self, frame: int) -> Held:
+        """The surface that a frame of the composition shows."""
+        surface = self.surfaces[self.shown[frame]]
+        assert self.scaled.holds(surface)
+        return surface
+
+
+class _WallFeed:
+    """One wall on its way into a plan."""
+
+    def __init__(self, index: int, number: int, wall: Wall, chains: Sequence[Chain], outputs: int, site: Site) -> None:
+        self.number, self.wall, self.site = number, wall, site
+        canvas = wall.composition
+        if not wall.legs and not wall.keeps:
+            raise PlanError(f"composition {index}: {canvas.frames} surfaces to keep in {wall.surfaces} slots")
+        self.layers = [
+            _LayerFeed((index, n), wall, place, chains[place.stream], site) for n, place in enumerate(canvas.layers)
+        ]
+        lines = SurfaceLayout(ChromaFormat.C420, canvas.width, canvas.height).lines
+        self.composed = site.surfaces("composed", min(wall.surfaces, canvas.frames), lines)
+        self.composes = site.builder.counter()
+        self.legs = [_LegFeed(leg, outputs + n, canvas.frames, site) for n, leg in enumerate(wall.legs)]
+        each = len(self.layers) + 1 + sum(leg.tasks for leg in self.legs)
+        self.tasks = canvas.frames * each + sum(len(layer.wanted) for layer in self.layers)
+
+    def add(self, frame: int) -> None:
+        """Plan frame `frame`: its layers, the lowest one first, with nothing of another frame between them."""
+        builder, canvas = self.site.builder, self.wall.composition
+        surfaces = [layer.of(frame) for layer in self.layers]
+        for layer, surface in zip(self.layers, surfaces):
+            params = params_of(EngineKind.Compose, layer=1, x=layer.place.x, y=layer.place.y, alpha=layer.place.alpha)
+            whose = Whose(self.number, frame, layer=layer.name)
+            builder.add(EngineKind.Compose, whose, 0, reads=surface, reader=False, params=params)
+        params = params_of(
+            EngineKind.Compose, width=canvas.width, height=canvas.height, background=list(canvas.background)
+        )
+        composed, end = builder.add(
+            EngineKind.Compose,
+            Whose(self.number, frame),
+            self.composes,
+            fills=self.composed,
+            timestamp=frame,
+            params=params,
+        )
+        assert composed is not None
+        # Only now they are read.
+        for surface in surfaces:
+            surface.readers[EngineKind.Compose] = end
+        for leg in self.legs:
+            leg.add(self.number, frame, composed)
 
 
 class _Feed:
     """One chain on its way into a plan."""
 
-    def __init__(self, number: int, chain: Chain, outputs: int, memory: ChipMemory, builder: _Builder) -> None:
-        if not chain.legs and not chain.keeps:
+    def __init__(self, number: int, chain: Chain, read: bool, outputs: int, site: Site) -> None:
+        if not chain.legs and not read and not chain.keeps:
             raise PlanError(f"stream {number}: {len(chain.files)} surfaces to keep in {chain.surfaces} slots")
-        self.number, self.chain = number, chain
+        self.number, self.chain, self.site = number, chain, site
         frames = len(chain.files)
         largest = max(len(data) for data in chain.files)
-        self.inputs = memory.bitstreams("bitstream-in", min(chain.slots, frames), largest // LINE_BYTES + 1)
-        self.decoded = memory.surfaces("decoded", min(chain.surfaces, frames), chain.surface_lines)
-        self.ingests, self.decodes = builder.counter(), builder.counter()
-        self.legs = [_LegFeed(leg, outputs + n, frames, memory, builder) for n, leg in enumerate(chain.legs)]
+        self.inputs = site.bitstreams("bitstream-in", min(chain.slots, frames), largest // LINE_BYTES + 1)
+        self.decoded = site.surfaces("decoded", min(chain.surfaces, frames), chain.surface_lines)
+        self.ingests, self.decodes = site.builder.counter(), site.builder.counter()
+        self.legs = [_LegFeed(leg, outputs + n, frames, site) for n, leg in enumerate(chain.legs)]
+        self.tasks = frames * (2 + sum(leg.tasks for leg in self.legs))
 
-    def add(
-        self, n: int, address: int, host: HostMemory, builder: _Builder, results: dict[int, tuple[int, int]]
-    ) -> None:
-        """Plan frame `n`, whose file is at `address`."""
-        shared = (self.number, None, n)
-        source, surface = self.inputs.turn(n), self.decoded.turn(n)
-        builder.add(
+    def add(self, n: int, address: int, layers: Sequence[_LayerFeed]) -> None:
+        """Plan frame `n`, whose file is at `address`, and which `layers` may show."""
+        builder, whose = self.site.builder, Whose(self.number, n)
+        file, _ = builder.add(
             EngineKind.Ingest,
-            shared,
+            whose,
             self.ingests,
-            frees=(self.decodes, n - len(self.inputs.slots)),
-            target=source,
+            fills=self.inputs,
             timestamp=n,
-            params=_params(EngineKind.Ingest, address=address, bytes=len(self.chain.files[n])),
+            params=params_of(EngineKind.Ingest, address=address, bytes=len(self.chain.files[n])),
         )
-        # Legs take turns in one order, so a surface's last reader is always the last leg's task.
-        last = [(self.legs[-1].surface_read, n - len(self.decoded.slots))] if self.legs else [None]
-        builder.add(
-            EngineKind.JpegDecode,
-            shared,
-            self.decodes,
-            after=(self.ingests, n),
-            frees=last[0],
-            source=source,
-            target=surface,
-        )
-        for feed in self.legs:
-            leg, whose = feed.leg, (self.number, feed.output, n)
-            image, ready = surface, (self.decodes, n)
-            if feed.scaled is not None:
-                image = feed.scaled.turn(n)
-                builder.add(
-                    EngineKind.Compute,
-                    whose,
-                    feed.scales,
-                    after=ready,
-                    frees=(feed.encodes, n - len(feed.scaled.slots)),
-                    source=surface,
-                    target=image,
-                    params=_params(EngineKind.Compute, width=leg.width, height=leg.height),
-                )
-                ready = (feed.scales, n)
-            coded = feed.coded.turn(n)
-            builder.add(
-                EngineKind.JpegEncode,
-                whose,
-                feed.encodes,
-                after=ready,
-                frees=(feed.egresses, n - len(feed.coded.slots)),
-                source=image,
-                target=coded,
-                params=_params(EngineKind.JpegEncode, quality=leg.quality, restart_interval=leg.restart_interval),
-            )
-            _egress(builder, host, results, whose, feed.egresses, (feed.encodes, n), coded)
-
-
-def _egress(
-    builder: _Builder,
-    host: HostMemory,
-    results: dict[int, tuple[int, int]],
-    whose: tuple[int, int | None, int],
-    signal: int,
-    after: tuple[int, int],
-    coded: Slot,
-) -> None:
-    room = coded.lines * LINE_BYTES
-    address = host.reserve(room, "the results")
-    params = _params(EngineKind.Egress, address=address, capacity=room)
-    results[builder.add(EngineKind.Egress, whose, signal, after=after, source=coded, params=params)] = (address, room)
-
-
-def _rings(host: HostMemory, tasks: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Address and entries of the submission and the completion ring for so many tasks."""
-    if tasks > MAX_TASKS:
-        raise PlanError(f"{tasks} tasks, {MAX_TASKS} at most expected: fewer frames")
-    size = 1 << max(1, (tasks - 1).bit_length())
-    submission = host.place(size * RECORD_BYTES, "the submission ring", _RING_ALIGNMENT)
-    completion = host.place(size * RECORD_BYTES, "the completion ring", _RING_ALIGNMENT)
-    return (submission, size), (completion, size)
-
-
-def _finish(
-    builder: _Builder,
-    memory: ChipMemory,
-    host: HostMemory,
-    rings: tuple[tuple[int, int], tuple[int, int]],
-    results: dict[int, tuple[int, int]],
-    **more: Any,
-) -> Plan:
-    """The plan of all tasks, whose descriptors go into the submission ring."""
-    (submission, size), (completion, _) = rings
-    assert len(builder.tasks) <= size
-    host.patch(submission, b"".join(descriptor_bytes(task.entry) for task in builder.tasks))
-    return Plan(
-        tasks=tuple(builder.tasks),
-        pools=tuple(memory.pools),
-        image=host.image,
-        submission=(submission, size),
-        completion=(completion, size),
-        results=results,
-        **more,
-    )
+        surface, _ = builder.add(EngineKind.JpegDecode, whose, self.decodes, reads=file, fills=self.decoded)
+        assert surface is not None
+        for leg in self.legs:
+            leg.add(self.number, n, surface)
+        for layer in layers:
+            layer.add(builder, n, surface)
 
 
 def plan_chains(
-    chains: Sequence[Chain], *, dram_lines: int, host_bytes: int, names: Sequence[str] = (), limit: int | None = None
+    chains: Sequence[Chain],
+    walls: Sequence[Wall] = (),
+    *,
+    dram_lines: int,
+    host_bytes: int,
+    names: Sequence[str] = (),
+    limit: int | None = None,
 ) -> Plan:
-    """Plan streams of JPEG files: ingest, decode, and for each leg scale, encode and egress, frame by frame.
+    """Plan streams of JPEG files: ingest, decode, and for each leg scale, encode and egress; and compositions of them.
 
-    Tasks of all streams take turns. A chain without legs leaves its surfaces where they are, and has to have a slot
-    for each.
+    Frames of all streams and walls are planned in the order of their times. A chain without legs that no wall shows
+    leaves its surfaces where they are, and has to have a slot for each, and so has a wall without legs. In the tasks of
+    the plan, and in `names`, walls count on behind the chains.
 
     Raises
     ------
     PlanError
         It does not fit the chip's or the host's memory.
     """
-    memory, host, builder = ChipMemory(dram_lines), HostMemory(host_bytes), _Builder()
-    results: dict[int, tuple[int, int]] = {}
+    site = Site(dram_lines, host_bytes)
+    outputs = 0
     feeds: list[_Feed] = []
+    read = {place.stream for wall in walls for place in wall.composition.layers}
     for n, chain in enumerate(chains):
-        feeds.append(_Feed(n, chain, sum(len(feed.legs) for feed in feeds), memory, builder))
-    addresses = [[host.place(data, f"the input of stream {n}") for data in c.files] for n, c in enumerate(chains)]
-    rings = _rings(host, sum(len(chain.files) * (2 + 3 * len(chain.legs)) for chain in chains))
-    for frame in range(max(len(chain.files) for chain in chains)):
-        for feed in feeds:
-            if frame < len(feed.chain.files):
-                feed.add(frame, addresses[feed.number][frame], host, builder, results)
-    kept = {feed.number: feed.decoded for feed in feeds if feed.chain.keeps}
-    return _finish(
-        builder, memory, host, rings, results, limit=limit or _limit(chains), surfaces=kept, names=tuple(names)
-    )
+        feeds.append(_Feed(n, chain, n in read, outputs, site))
+        outputs += len(chain.legs)
+    composed: list[_WallFeed] = []
+    for n, wall in enumerate(walls):
+        composed.append(_WallFeed(n, len(chains) + n, wall, chains, outputs, site))
+        outputs += len(wall.legs)
+    layers: Mapping[int, list[_LayerFeed]] = {
+        n: [layer for wall in composed for layer in wall.layers if layer.place.stream == n] for n in range(len(chains))
+    }
+    addresses = [[site.host.place(data, f"the input of stream {n}") for data in c.files] for n, c in enumerate(chains)]
+    rings = site.rings(sum(feed.tasks for feed in (*feeds, *composed)))
+
+    # What is shown at a time comes before the picture that shows it; and that one before what is shown next.
+    times = [(n / chain.rate, 0, number, n) for number, chain in enumerate(chains) for n in range(len(chain.files))]
+    for number, wall in enumerate(walls):
+        times += [(n / wall.composition.rate, 1, number, n) for n in range(wall.composition.frames)]
+    for _, kind, number, n in sorted(times):
+        if kind:
+            composed[number].add(n)
+        else:
+            feeds[number].add(n, addresses[number][n], layers[number])
+    kept = {feed.number: feed.decoded.pool for feed in feeds if feed.chain.keeps}
+    kept |= {feed.number: feed.composed.pool for feed in composed if feed.wall.keeps}
+    return site.finish(rings, limit=limit or _limit(chains, walls), surfaces=kept, names=tuple(names))
 
 
 def plan_encode(
@@ -329,14 +323,13 @@ def plan_encode(
     PlanError
         It does not fit the chip's or the host's memory.
     """
-    memory, host, builder = ChipMemory(dram_lines), HostMemory(host_bytes), _Builder()
-    results: dict[int, tuple[int, int]] = {}
+    site = Site(dram_lines, host_bytes)
     layouts = [SurfaceLayout(frame.format, frame.width, frame.height) for frame in frames]
-    surfaces = memory.surfaces("surface", len(frames), max(layout.lines for layout in layouts))
+    surfaces = site.surfaces("surface", len(frames), max(layout.lines for layout in layouts))
     rooms = [bitstream_lines(frame.format, frame.width, frame.height, quality) for frame in frames]
-    coded = memory.bitstreams("bitstream-out", min(4, len(frames)), max(rooms))
-    encodes, egresses = builder.counter(), builder.counter()
-    rings = _rings(host, 2 * len(frames))
+    coded = site.bitstreams("bitstream-out", min(4, len(frames)), max(rooms))
+    encodes, egresses = site.builder.counter(), site.builder.counter()
+    rings = site.rings(2 * len(frames))
     loads: list[tuple[int, bytes]] = []
     limit = 200_000
     for n, (frame, layout) in enumerate(zip(frames, layouts)):
@@ -350,18 +343,19 @@ def plan_encode(
                 "timestamp": n,
             }
         )
-        loads.append((surfaces.head_line(n), Const.cast(header).value.to_bytes(LINE_BYTES, "little")))
-        loads.append((surfaces.body_line(n), layout.pack(frame).tobytes()))
-        whose, slot = (0, None, n), coded.turn(n)
-        builder.add(
+        loads.append((surfaces.pool.head_line(n), Const.cast(header).value.to_bytes(LINE_BYTES, "little")))
+        loads.append((surfaces.pool.body_line(n), layout.pack(frame).tobytes()))
+        whose = Whose(0, n)
+        there, _ = surfaces.next()
+        made, _ = site.builder.add(
             EngineKind.JpegEncode,
             whose,
             encodes,
-            frees=(egresses, n - len(coded.slots)),
-            source=surfaces.slots[n],
-            target=slot,
-            params=_params(EngineKind.JpegEncode, quality=quality, restart_interval=restart_interval),
+            reads=there,
+            fills=coded,
+            params=params_of(EngineKind.JpegEncode, quality=quality, restart_interval=restart_interval),
         )
-        _egress(builder, host, results, whose, egresses, (encodes, n), slot)
+        assert made is not None
+        site.egress(whose, egresses, made)
         limit += 40_000 + 16 * layout.lines * LINE_BYTES
-    return _finish(builder, memory, host, rings, results, limit=limit, loads=tuple(loads), names=tuple(names))
+    return site.finish(rings, limit=limit, loads=tuple(loads), names=tuple(names))

@@ -22,7 +22,17 @@ from tessera.sim.figures import gantt, line_chart, stacked_bars
 from tessera.sim.plan import PlannedTask, Record
 from tessera.sim.simulation import Outcome
 
-__all__ = ["EngineReport", "OutputReport", "Pictures", "Report", "StreamReport", "engine_reports", "write_report"]
+__all__ = [
+    "CompositionReport",
+    "EngineReport",
+    "LayerReport",
+    "OutputReport",
+    "Pictures",
+    "Report",
+    "StreamReport",
+    "engine_reports",
+    "write_report",
+]
 
 NOMINAL_MHZ = 400
 """Of the core clock; what makes a line a cycle of DDR4-3200."""
@@ -34,7 +44,8 @@ class EngineReport:
 
     ``busy`` counts cycles with a task, ``stalled`` those of them in which the memory held a request back. Between
     tasks it waited for what it reads (``waits_input``), for room to write (``waits_slot``), or for its next task to be
-    handed over (``between``); before its first task, after its last one and while it has none it is ``idle``.
+    handed over (``between``); before its first task, after its last one and while it has none it is ``idle``. The tasks
+    that only list a layer are in ``busy``, but not in ``tasks`` and what is said of each.
     """
 
     name: str
@@ -62,6 +73,31 @@ class StreamReport:
     height: int
     bytes: int
     file: str
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A layer of a composition, and in how many of its frames it was left out."""
+
+    stream: str
+    x: int
+    y: int
+    width: int
+    height: int
+    alpha: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class CompositionReport:
+    """A composition, the lowest layer first."""
+
+    name: str
+    width: int
+    height: int
+    frames: int
+    frames_per_second: str
+    layers: tuple[LayerReport, ...]
 
 
 @dataclass(frozen=True)
@@ -107,6 +143,7 @@ class Report:
     pictures: Sequence[Pictures]
     versions: Mapping[str, str]
     settings: Mapping[str, Any]
+    compositions: Sequence[CompositionReport] = ()
     outcome: Outcome | None = None
     waves: str | None = None
 
@@ -136,8 +173,8 @@ def engine_reports(outcome: Outcome) -> list[EngineReport]:
         spent = {"waits_input": 0, "waits_slot": 0, "between": 0}
         free = first_cycle(outcome)
         for task, record in pairs:
-            needs = {"waits_input": task.source, "waits_slot": task.frees}
-            ready = {what: outcome.records[tag].end if tag is not None else 0 for what, tag in needs.items()}
+            needs = {"waits_input": () if task.source is None else (task.source,), "waits_slot": task.frees}
+            ready = {what: max((outcome.records[tag].end for tag in tags), default=0) for what, tags in needs.items()}
             # What was met last is what the engine waited for last; up to then it waited for the other one.
             for what in sorted(ready, key=lambda what: ready[what]):
                 until = min(max(ready[what], free), record.start)
@@ -145,15 +182,16 @@ def engine_reports(outcome: Outcome) -> list[EngineReport]:
                 free = until
             spent["between"] += max(0, record.start - free)
             free = max(free, record.end)
-        cycles = [record.cycles for _, record in pairs]
+        busy = sum(record.cycles for _, record in pairs)
+        cycles = [record.cycles for task, record in pairs if not task.lists]
         counters = outcome.counters
         reports.append(
             EngineReport(
                 name=kind.name,
-                tasks=len(pairs),
-                busy=sum(cycles),
+                tasks=len(cycles),
+                busy=busy,
                 stalled=sum(record.stalled for _, record in pairs),
-                idle=max(0, outcome.cycles - sum(cycles) - sum(spent.values())),
+                idle=max(0, outcome.cycles - busy - sum(spent.values())),
                 per_task_mean=float(np.mean(cycles)),
                 per_task_min=min(cycles),
                 per_task_max=max(cycles),
@@ -175,6 +213,7 @@ def summary(report: Report) -> dict[str, Any]:
         "mismatches": list(report.mismatches),
         "failed_tasks": list(report.failed),
         "streams": [dataclasses.asdict(stream) for stream in report.streams],
+        "compositions": [dataclasses.asdict(composition) for composition in report.compositions],
         "outputs": [{**dataclasses.asdict(output), "psnr_mean": output.psnr_mean} for output in report.outputs],
         "settings": dict(report.settings),
         "versions": dict(report.versions),
@@ -216,7 +255,9 @@ def _task(outcome: Outcome, task: PlannedTask) -> dict[str, Any]:
     return {
         "engine": task.engine.name,
         "stream": task.stream,
+        "name": outcome.plan.source(task.stream),
         "output": task.output,
+        "layer": None if task.layer is None else task.layer[1],
         "frame": task.frame,
         "status": record.status,
         "where": record.where,

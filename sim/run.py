@@ -20,7 +20,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from tessera.golden.frames import ChromaFormat
-from tessera.golden.transcoder import Target, Transcoded, transcode
+from tessera.golden.jpeg.status import JpegStatus
+from tessera.golden.transcoder import Target, Transcoded, compose_streams, transcode
 from tessera.hw.config import SystemConfig
 from tessera.hw.engine import EngineKind
 from tessera.hw.memory.layout import SurfaceLayout
@@ -28,12 +29,21 @@ from tessera.sim.build import build
 from tessera.sim.claims import claimed_layout
 from tessera.sim.clips import luma, mux
 from tessera.sim.compare import check_golden, compare_outcome
-from tessera.sim.inputs import Source, ideal_psnr, prepare
-from tessera.sim.job import Job, JobError, Output
+from tessera.sim.inputs import Source, ideal_composition, ideal_psnr, prepare
+from tessera.sim.job import Composition, Job, JobError, Output
 from tessera.sim.memory import PlanError
 from tessera.sim.plan import Plan
-from tessera.sim.planner import Chain, Leg, plan_chains
-from tessera.sim.report import OutputReport, Pictures, Report, StreamReport, summary, write_report
+from tessera.sim.planner import Chain, Leg, Wall, plan_chains
+from tessera.sim.report import (
+    CompositionReport,
+    LayerReport,
+    OutputReport,
+    Pictures,
+    Report,
+    StreamReport,
+    summary,
+    write_report,
+)
 from tessera.sim.simulation import Outcome, Progress, build_system, simulate
 from tessera.sim.waves import Waves, state_names
 
@@ -102,7 +112,7 @@ def _finished_folder(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Legs:
-    """Outputs of one stream, and the number of the first of them among all outputs in the order of streams."""
+    """Outputs of one source, and the number of the first of them among all outputs in the order of sources."""
 
     outputs: tuple[Output, ...]
     first: int
@@ -110,8 +120,8 @@ class _Legs:
 
 def _legs(job: Job) -> list[_Legs]:
     legs: list[_Legs] = []
-    for stream in range(len(job.streams)):
-        outputs = tuple(output for output in job.outputs if output.stream == stream)
+    for source in range(len(job.sources)):
+        outputs = tuple(output for output in job.outputs if output.source == source)
         legs.append(_Legs(outputs, sum(len(before.outputs) for before in legs)))
     return legs
 
@@ -119,6 +129,30 @@ def _legs(job: Job) -> list[_Legs]:
 def system_of(job: Job) -> SystemConfig:
     """The system that a job runs on."""
     return SystemConfig(chip=job.chip, host_bytes=job.host_bytes)
+
+
+@dataclass(frozen=True)
+class _Surfaces:
+    """Of each stream, lines that each frame's header asks for, and lines that its surface slots have."""
+
+    claims: list[list[int]]
+    rooms: list[int]
+
+    def hold(self, stream: int, frame: int) -> bool:
+        """The frame may be decoded."""
+        return self.claims[stream][frame] <= self.rooms[stream]
+
+
+def _surfaces(job: Job, sources: Sequence[Source]) -> _Surfaces:
+    claims, rooms = [], []
+    for stream, source in zip(job.streams, sources):
+        layouts = [claimed_layout(data) for data in source.files]
+        asked = [0 if layout is None else layout.lines for layout in layouts]
+        share = job.chip.memory_lines // (_SURFACE_SHARE * len(job.streams) * job.slots.decoded)
+        own = SurfaceLayout(ChromaFormat.C420, max(stream.width, 1), max(stream.height, 1)).lines
+        claims.append(asked)
+        rooms.append(max([own, *(lines for lines in asked if lines <= max(share, own))]))
+    return _Surfaces(claims, rooms)
 
 
 def plan_job(job: Job, sources: Sequence[Source]) -> tuple[Plan, list[list[int]], list[int]]:
@@ -129,52 +163,67 @@ def plan_job(job: Job, sources: Sequence[Source]) -> tuple[Plan, list[list[int]]
     PlanError
         It does not fit.
     """
-    config = system_of(job)
-    chains, claims = [], []
-    for stream, source, legs in zip(job.streams, sources, _legs(job)):
-        layouts = [claimed_layout(data) for data in source.files]
-        asked = [0 if layout is None else layout.lines for layout in layouts]
-        share = config.chip.memory_lines // (_SURFACE_SHARE * len(job.streams) * job.slots.decoded)
-        own = SurfaceLayout(ChromaFormat.C420, max(stream.width, 1), max(stream.height, 1)).lines
-        room = max([own, *(lines for lines in asked if lines <= max(share, own))])
-        chains.append(
-            Chain(
-                files=source.files,
-                surface_lines=room,
-                legs=tuple(
-                    Leg(
-                        o.width,
-                        o.height,
-                        o.quality,
-                        o.restart_interval,
-                        scaled_slots=job.slots.scaled,
-                        bitstream_slots=job.slots.bitstream_out,
-                    )
-                    for o in legs.outputs
-                ),
-                slots=job.slots.bitstream_in,
-                surfaces=job.slots.decoded,
+    config, slots, surfaces = system_of(job), job.slots, _surfaces(job, sources)
+    legs = [
+        tuple(
+            Leg(
+                o.width,
+                o.height,
+                o.quality,
+                o.restart_interval,
+                # What was composed is 4:2:0 already.
+                scales=not isinstance(made_of, Composition) or (o.width, o.height) != (made_of.width, made_of.height),
+                scaled_slots=slots.scaled,
+                bitstream_slots=slots.bitstream_out,
             )
+            for o in legs.outputs
         )
-        claims.append(asked)
+        for made_of, legs in zip(job.sources, _legs(job))
+    ]
+    chains = [
+        Chain(
+            files=source.files,
+            surface_lines=surfaces.rooms[n],
+            legs=legs[n],
+            slots=slots.bitstream_in,
+            surfaces=slots.decoded,
+            rate=stream.rate,
+        )
+        for n, (stream, source) in enumerate(zip(job.streams, sources))
+    ]
+    walls = [
+        Wall(composition, legs[len(chains) + n], layer_slots=slots.scaled, surfaces=slots.composed)
+        for n, composition in enumerate(job.compositions)
+    ]
     plan = plan_chains(
         chains,
+        walls,
         dram_lines=config.chip.memory_lines,
         host_bytes=config.host_bytes,
-        names=[stream.name for stream in job.streams],
+        names=[source.name for source in job.sources],
         limit=job.time_limit_cycles,
     )
-    return plan, claims, [chain.surface_lines for chain in chains]
+    return plan, surfaces.claims, surfaces.rooms
 
 
 def _golden(job: Job, sources: Sequence[Source]) -> tuple[list[list[Transcoded]], list[str]]:
-    """(what the golden makes of each stream's frames, where libjpeg-turbo disagrees with it)."""
+    """(what the golden makes of each stream's and composition's frames, where libjpeg-turbo disagrees with it)."""
     results: list[list[Transcoded]] = []
-    for source, legs in zip(sources, _legs(job)):
-        targets = [Target(o.width, o.height, o.quality, o.restart_interval) for o in legs.outputs]
-        results.append(list(transcode(source.files, targets)))
-    names = [stream.name for stream in job.streams]
-    return results, check_golden([source.files for source in sources], results, names)
+    targets = [
+        [Target(o.width, o.height, o.quality, o.restart_interval) for o in legs.outputs] for legs in _legs(job)
+    ]
+    for source, wanted in zip(sources, targets):
+        results.append(list(transcode(source.files, wanted)))
+    surfaces = _surfaces(job, sources)
+    there = [
+        [made if surfaces.hold(n, k) else Transcoded(JpegStatus.BadSize) for k, made in enumerate(some)]
+        for n, some in enumerate(results)
+    ]
+    rates = [stream.rate for stream in job.streams]
+    for composition, wanted in zip(job.compositions, targets[len(sources) :]):
+        results.append(list(compose_streams(composition, there, rates, wanted)))
+    files = [*(source.files for source in sources), *((None,) * c.frames for c in job.compositions)]
+    return results, check_golden(files, results, [source.name for source in job.sources])
 
 
 def run_job(
@@ -196,7 +245,7 @@ def run_job(
     waves
         Groups of signals to trace; see :mod:`tessera.sim.waves`.
     waves_frames
-        With `waves`, only so many frames of each stream are done, since waveforms are large; 0 for all.
+        With `waves`, only so many frames of each stream and composition are done, since waveforms are large; 0 for all.
     seed
         Instead of the job's.
 
@@ -210,7 +259,8 @@ def run_job(
     seed = job.seed if seed is None else seed
     if waves and waves_frames:
         streams = (dataclasses.replace(s, frames=min(s.frames, waves_frames)) for s in job.streams)
-        job = dataclasses.replace(job, streams=tuple(streams))
+        walls = (dataclasses.replace(c, frames=min(c.frames, waves_frames)) for c in job.compositions)
+        job = dataclasses.replace(job, streams=tuple(streams), compositions=tuple(walls))
     progress("cutting clips", 0, 0)
     sources = [prepare(stream) for stream in job.streams]
     outcome: Outcome | None = None
@@ -275,7 +325,7 @@ def _simulate(
 def _failed(job: Job, golden: Sequence[Sequence[Transcoded]]) -> list[str]:
     """Frames that the golden could not do, a line each."""
     lines: list[str] = []
-    for stream, results in zip(job.streams, golden):
+    for stream, results in zip(job.sources, golden):
         for n, result in enumerate(results):
             if result.decoded is None:
                 lines.append(f"{stream.name} frame {n}: {result.message}")
@@ -300,7 +350,7 @@ def _write(
     streams: list[StreamReport] = []
     outputs: list[OutputReport] = []
     shown: list[Pictures] = []
-    for index, (stream, source, legs) in enumerate(zip(job.streams, sources, _legs(job))):
+    for stream, source in zip(job.streams, sources):
         file = f"{stream.name}.input.avi"
         mux(folder / file, source.files, stream.rate, max(stream.width, 1), max(stream.height, 1))
         total = sum(len(data) for data in source.files)
@@ -309,25 +359,36 @@ def _write(
                 stream.name, stream.clip.path.name, len(source.files), stream.width, stream.height, total, file
             )
         )
+    walls = [
+        _composition(job, composition, golden[len(sources) + n]) for n, composition in enumerate(job.compositions)
+    ]
+    for index, (made_of, legs) in enumerate(zip(job.sources, _legs(job))):
+        if not legs.outputs:
+            continue
+        files: Sequence[bytes | None]
+        if isinstance(made_of, Composition):
+            files, pictures = [None] * made_of.frames, _ideal(job, made_of, sources, golden[index])
+        else:
+            files, pictures = sources[index].files, sources[index].pictures
         for leg, output in enumerate(legs.outputs):
             number = legs.first + leg
             made = _made(outcome, index, number) if outcome else [_leg(result, leg) for result in golden[index]]
-            made += [None] * (len(source.files) - len(made))
+            made += [None] * (len(files) - len(made))
             if any(data is not None for data in made):
-                mux(folder / output.file, made, stream.rate, output.width, output.height)
+                mux(folder / output.file, made, made_of.rate, output.width, output.height)
             outputs.append(
                 OutputReport(
-                    stream=stream.name,
+                    stream=made_of.name,
                     file=output.file,
                     frames=sum(data is not None for data in made),
                     width=output.width,
                     height=output.height,
                     quality=output.quality,
                     bytes=sum(len(data) for data in made if data is not None),
-                    psnr=tuple(_psnr(picture, data) for picture, data in zip(source.pictures, made)),
+                    psnr=tuple(_psnr(picture, data) for picture, data in zip(pictures, made)),
                 )
             )
-            shown.append(Pictures(output.file, tuple(_shown(source.files, made))))
+            shown.append(Pictures(output.file, tuple(_shown(files, made))))
     report = Report(
         name=job.name,
         job_file=job.path.name,
@@ -336,6 +397,7 @@ def _write(
         mismatches=mismatches,
         failed=failed,
         streams=streams,
+        compositions=walls,
         outputs=outputs,
         pictures=shown,
         versions=versions(),
@@ -345,6 +407,38 @@ def _write(
     )
     write_report(report, folder)
     return report
+
+
+def _composition(job: Job, composition: Composition, golden: Sequence[Transcoded]) -> CompositionReport:
+    layers = [
+        LayerReport(
+            stream=job.streams[place.stream].name,
+            x=place.x,
+            y=place.y,
+            width=place.width,
+            height=place.height,
+            alpha=place.alpha,
+            left_out=sum(result.where >> n & 1 for result in golden),
+        )
+        for n, place in enumerate(composition.layers)
+    ]
+    return CompositionReport(
+        name=composition.name,
+        width=composition.width,
+        height=composition.height,
+        frames=composition.frames,
+        frames_per_second=str(composition.rate),
+        layers=tuple(layers),
+    )
+
+
+def _ideal(
+    job: Job, composition: Composition, sources: Sequence[Source], golden: Sequence[Transcoded]
+) -> list[npt.NDArray[np.uint8]]:
+    """What each frame of a composition would be without JPEG and without rounding, of those layers that are drawn."""
+    rates = [stream.rate for stream in job.streams]
+    pictures = [source.pictures for source in sources]
+    return list(ideal_composition(composition, rates, pictures, [result.where for result in golden]))
 
 
 def _leg(result: Transcoded, leg: int) -> bytes | None:
@@ -363,11 +457,12 @@ def _psnr(source: npt.NDArray[np.uint8] | None, data: bytes | None) -> float | N
     return ideal_psnr(source, luma(Image.open(io.BytesIO(data))))
 
 
-def _shown(files: Sequence[bytes], made: Sequence[bytes | None]) -> Iterator[tuple[str, bytes]]:
+def _shown(files: Sequence[bytes | None], made: Sequence[bytes | None]) -> Iterator[tuple[str, bytes]]:
     """The first and the last frame that came out, before and after."""
     there = [n for n, data in enumerate(made) if data is not None]
     for n in sorted({there[0], there[-1]} if there else ()):
-        after = made[n]
+        before, after = files[n], made[n]
         assert after is not None
-        yield f"frame {n}, in: {len(files[n]):,} bytes", files[n]
+        if before is not None:
+            yield f"frame {n}, in: {len(before):,} bytes", before
         yield f"frame {n}, out: {len(after):,} bytes", after

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tessera.golden.frames import ChromaFormat, Frame
 from tessera.hw.config import SystemConfig
+from tessera.hw.engine import EngineKind
 from tessera.hw.host.descriptor import RECORD_BYTES
 from tessera.hw.lib.streams import Instruments
 from tessera.hw.memory.layout import SurfaceLayout
@@ -64,11 +65,10 @@ class Outcome:
     _surfaces: bytes
 
     def surface(self, stream: int, frame: int) -> Frame | None:
-        """What was decoded from a frame of a stream whose surfaces are kept; None if the task failed."""
+        """What was decoded from a frame of a stream, or composed, whose surfaces are kept; None if the task failed."""
         pool = self.plan.surfaces[stream]
-        tag = next(
-            t.tag for t in self.plan.tasks if (t.stream, t.frame) == (stream, frame) and t.engine.name == "JpegDecode"
-        )
+        makers = [t for t in self.plan.tasks if t.engine in (EngineKind.JpegDecode, EngineKind.Compose) and not t.lists]
+        tag = next(t.tag for t in makers if (t.stream, t.frame) == (stream, frame))
         record = self.records[tag]
         if record.status != "Ok":
             return None
@@ -220,7 +220,7 @@ def _results(plan: Plan, records: Mapping[int, Record], file: Path) -> dict[int,
 def _unfinished(plan: Plan, records: Mapping[int, Record], cycles: int) -> str:
     """Which tasks did not end, and what they wait for."""
     left = [task for task in plan.tasks if task.tag not in records]
-    ready = [t for t in left if all(need is None or need in records for need in (t.source, t.frees))]
+    ready = [t for t in left if all(need is None or need in records for need in (t.source, *t.frees))]
     shown: Sequence[str] = [plan.name(task.tag) for task in ready[:_NAMED]]
     more = f" and {len(ready) - _NAMED} more" if len(ready) > _NAMED else ""
     return (

@@ -143,7 +143,7 @@ BLOCKS = {
         Block("compose", "compute.compose", lambda m: m.Compose()),
         Block("surface-reader", "memory.surface", lambda m: m.SurfaceReader(0)),
         Block("surface-writer", "memory.surface", lambda m: m.SurfaceWriter(0)),
-        Block("fabric", "memory.fabric", lambda m: m.Fabric(5)),
+        Block("fabric", "memory.fabric", lambda m: m.Fabric(6)),
         Block("ddr", "memory.ddr", lambda m: m.DdrController(ddr4_3200aa())),
         Block("host-port", "host.port", lambda m: m.HostPort()),
         Block("ingest", "host.ingest", lambda m: m.Ingest()),

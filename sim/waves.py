@@ -45,6 +45,7 @@ GROUPS = {
     "compute": ("top.chip0.compute",),
     "encode": ("top.chip0.jpegencode",),
     "egress": ("top.chip0.egress",),
+    "compose": ("top.chip0.compose",),
     "fabric": ("top.chip0.fabric",),
     "ddr": ("top.chip0.ddr",),
     "dram": ("top.devices0",),

@@ -1,5 +1,8 @@
-"""Composing against Pillow's `paste` with a mask, plane by plane, and what is refused."""
+"""Composing against Pillow's `paste` with a mask, plane by plane, of frames and of streams; and what is refused."""
 
+import dataclasses
+import io
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -9,7 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tessera.golden.frames import ChromaFormat, Frame
-from tessera.golden.ops import Layer, OpsError, compose
+from tessera.golden.jpeg.decoder import decode
+from tessera.golden.jpeg.encoder import encode
+from tessera.golden.ops import Layer, OpsError, compose, scale
+from tessera.golden.transcoder import Composition, Placement, Target, compose_streams, frames_shown, transcode
 
 FORMATS = (ChromaFormat.Gray, ChromaFormat.C420)
 
@@ -124,3 +130,84 @@ def test_a_layer_without_samples_is_refused():
     empty = Frame(ChromaFormat.Gray, (np.zeros((0, 4), np.uint8),))
     with pytest.raises(OpsError, match="layer 0 is 4x0: 1x1 or more"):
         compose([Layer(empty, 0, 0)], 8, 8, (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "stream_rate, stream_frames, rate, shown",
+    [
+        (25, 9, 25, [0, 1, 2, 3, 4, 5]),
+        (50, 9, 25, [0, 2, 4, 6, 8, 8]),
+        (25, 3, 50, [0, 0, 1, 1, 2, 2, 2, 2]),
+        (10, 9, 25, [0, 0, 0, 1, 1, 2, 2, 2, 3]),
+        (Fraction(30000, 1001), 99, 30, [0, 0, 1, 2, 3]),
+        (30, 99, Fraction(30000, 1001), [0, 1, 2, 3, 4]),
+        (25, 1, 25, [0, 0, 0]),
+    ],
+)
+def test_frames_shown(stream_rate, stream_frames, rate, shown):
+    assert frames_shown(Fraction(stream_rate), stream_frames, Fraction(rate), len(shown)) == shown
+
+
+@given(*[st.fractions(Fraction(1, 9), 99, max_denominator=1001)] * 2, st.integers(1, 30))
+def test_a_frame_is_shown_at_its_time(stream_rate, rate, stream_frames):
+    """Frame m of a stream lasts from m / rate to (m + 1) / rate, the last one for ever."""
+    for n, m in enumerate(frames_shown(stream_rate, stream_frames, rate, 40)):
+        assert 0 <= m < stream_frames and m / stream_rate <= n / rate
+        assert n / rate < (m + 1) / stream_rate or m == stream_frames - 1
+
+
+def streams(formats):
+    """(streams of small JPEG files of different sizes and lengths, frames per second of each)."""
+    sizes, lengths = ((40, 30), (33, 21), (16, 50)), (3, 5, 2)
+    files = [
+        [encode(noise(format, *size, seed=n), 90) for n in range(length)]
+        for format, size, length in zip(formats, sizes, lengths)
+    ]
+    return files, [Fraction(25), Fraction(50), Fraction(10)]
+
+
+LAYERS = (Placement(0, 0, 0, 40, 30), Placement(1, 21, 13, 33, 21, 90), Placement(2, -7, -9, 16, 50, 200))
+
+
+def test_streams_by_pillow_alone():
+    """Gray streams at their own size: Pillow reads the files and pastes."""
+    files, rates = streams([ChromaFormat.Gray] * 3)
+    wall = Composition(49, 41, (200, 90, 30), Fraction(25), 5, LAYERS)
+    made = list(compose_streams(wall, [list(transcode(some, [])) for some in files], rates, [Target(49, 41, 95)]))
+    shown = [(0, 0, 0), (1, 2, 0), (2, 4, 0), (2, 4, 1), (2, 4, 1)]
+    for result, numbers in zip(made, shown, strict=True):
+        canvas = Image.new("L", (49, 41), 200)
+        for (place, some), n in zip(zip(LAYERS, files), numbers):
+            picture = Image.open(io.BytesIO(some[n]))
+            canvas.paste(picture, (place.x, place.y), Image.new("L", picture.size, place.alpha))
+        assert np.array_equal(result.decoded.planes[0], np.asarray(canvas)) and result.where == 0
+        assert Image.open(io.BytesIO(result.bitstreams[0])).size == (49, 41)
+        assert result.bitstreams[0] == encode(result.decoded, 95)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (5, -3)], ids=["native", "scaled"])
+def test_streams_against_pillow(size):
+    files, rates = streams([ChromaFormat.C420, ChromaFormat.Gray, ChromaFormat.C420])
+    layers = tuple(dataclasses.replace(p, width=p.width + size[0], height=p.height + size[1]) for p in LAYERS)
+    wall = Composition(50, 40, (16, 90, 240), Fraction(50), 7, layers)
+    results = [list(transcode(some, [])) for some in files]
+    targets = [Target(50, 40, 80), Target(25, 60, 50, 2)]
+    shown = [(0, 0, 0), (0, 1, 0), (1, 2, 0), (1, 3, 0), (2, 4, 0), (2, 4, 1), (2, 4, 1)]
+    for made, numbers in zip(compose_streams(wall, results, rates, targets), shown, strict=True):
+        frames = [scale(results[p.stream][n].decoded, p.width, p.height) for p, n in zip(layers, numbers)]
+        placed = [Layer(frame, p.x, p.y, p.alpha) for frame, p in zip(frames, layers)]
+        assert pillow(placed, 50, 40, wall.background).first_difference(made.decoded) is None
+        assert made.scaled[0] == made.decoded and made.scaled[1] == scale(made.decoded, 25, 60)
+        assert made.bitstreams == (encode(made.decoded, 80), encode(made.scaled[1], 50, 2))
+        assert decode(made.bitstreams[1]).frame.width == 25
+
+
+def test_what_cannot_be_shown_is_left_out():
+    files, rates = streams([ChromaFormat.C420] * 3)
+    files[0][1] = files[0][1][:-40]
+    layers = (*LAYERS[:2], Placement(2, 0, 0, 129, 50), Placement(0, 3, 3, 40, 30, 128))
+    wall = Composition(50, 40, (16, 90, 240), Fraction(25), 3, layers)
+    results = [list(transcode(some, [])) for some in files]
+    made = list(compose_streams(wall, results, rates, []))
+    assert [result.where for result in made] == [0b0100, 0b1101, 0b0100]
+    assert made[1].decoded == compose([Layer(results[1][2].decoded, 21, 13, 90)], 50, 40, wall.background)

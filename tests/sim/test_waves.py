@@ -129,7 +129,7 @@ def test_groups_are_instances_of_the_system():
     from tessera.sim.waves import state_names
 
     paths = state_names(SystemConfig())
-    for group in ("host", "dispatch", "ingest", "decode", "compute", "encode", "egress"):
+    for group in ("host", "dispatch", "ingest", "decode", "compute", "encode", "egress", "compose"):
         assert any(path.startswith(tuple(f"{name}." for name in GROUPS[group])) for path in paths), group
     assert all(names for names in paths.values())
 
