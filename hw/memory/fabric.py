@@ -314,7 +314,7 @@ class _WayIn(wiring.Component):
             fine.eq(~asked.way[0] | (asked_set & right & (request.offset < window.length))),
             goes.eq(Mux(asked_valid & fine, asked.way, 0)),
         ]
-        line, remote = Signal(LineRequest), Signal(RemoteRequest)
+        line, remote = Signal(LineRequest), Signal(RemoteRequest, name="remote")
         number = Cat(request.id, (asked.client + self.first)[:5])
         m.d.comb += [
             line.op.eq(request.op),
