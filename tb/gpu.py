@@ -221,7 +221,7 @@ async def the_owner_says_who_may(dut):
 
 @cocotb.test()
 async def a_detour_is_taken_while_a_link_is_lost(dut):
-    """Cut amid a transfer, the task fails; then the way leads over the third chip, until the link is back."""
+    """Cut amid a transfer, what failed is read over the third chip, as is all that follows, until the link is back."""
     bench = Chips(dut)
     await bench.start()
     for chip, other, around in ((0, 1, 2), (1, 0, 2)):
@@ -234,7 +234,7 @@ async def a_detour_is_taken_while_a_link_is_lost(dut):
     await bench.cycles(600)
     dut.cut.value = 1
     record, got = await reading
-    assert record["status"] == Status.Refused.value
+    assert record["status"] == Status.Ok.value and got == data
     states = await bench.states()
     assert states[0, 1][1] and states[1, 0][1] and not states[0, 2][1]
     record, got = await bench.egress(1, slot(0, 1))

@@ -19,6 +19,7 @@ from tessera.hw.memory.port import (
     Op,
     Refusal,
     RemoteRequest,
+    RemoteResponse,
     Request,
     Response,
     Window,
@@ -32,6 +33,9 @@ __all__ = ["Fabric"]
 _QUEUE = 4
 """Requests that may wait for the memory, or for a link."""
 _IDS = 8
+_ASKED = 256
+"""Requests that a link has taken and not answered, at the most: as many as a requester may have slots."""
+_PLACE = {"target": 4, "window": 6, "offset": 26}
 
 
 class Fabric(wiring.Component):
@@ -54,9 +58,21 @@ class Fabric(wiring.Component):
     in. For the same reason a request waits
     until none of its id is under way to another place.
 
+    A read that a link answers as ``Failed`` is sent once more if ``routes`` has its node behind another link by then,
+    and the client sees that answer alone, whatever it is. Without another way it is answered ``Failed``. Answers of the
+    first link that come after it wait until it is answered, so order holds; those of other links do not wait. Reads of
+    one link at a time are sent again, all to one link: what fails on that one meanwhile is answered ``Failed``; what
+    fails on a third one, or has its way over a third one, waits. While one waits for room, the link that it goes to
+    takes no new request. Sent again, a read sees the line as it is then, and its owner may count a refusal twice.
+
+    A write that fails is not sent again, and is answered ``Failed``: it may have been done, and done twice it may undo
+    what its owner or a third chip has written between. Engines write to their own chip's memory; the task of one that
+    does not ends as ``Refused``, like that of a read which fails.
+
     One request a cycle goes each way in, one each way out, and one response a cycle to each client. A request is
-    offered to the memory or a link two cycles after it was taken. A response is offered to its client one cycle after
-    the memory gave it, and in the cycle in which a link does. Clients take turns, and so do those that answer.
+    offered to the memory or a link two cycles after it was taken, a read that failed two cycles after its answer or
+    later. A response is offered to its client one cycle after the memory gave it, and in the cycle in which a link
+    does; with several links, a read's ``Failed`` one cycle later. Clients take turns, and so do those that answer.
 
     Parameters
     ----------
@@ -79,7 +95,7 @@ class Fabric(wiring.Component):
     node : :py:`In(4)`
         This chip's number.
     routes : :py:`In(data.ArrayLayout(route(ports), 16))`
-        Behind which link each node is.
+        Behind which link each node is. When a link gives its first ``Failed``, the other way is there already.
     window : :py:`In(stream.Signature(WindowWrite))`
         Sets an entry of the window table; always ready. No window is set after reset.
     refused : :py:`Out(stream.Signature(Refusal))`
@@ -127,6 +143,22 @@ class Fabric(wiring.Component):
                 connect(m, getattr(each, name), getattr(turns, f"i{n}"))
             connect(m, turns.o, o)
         m.d.comb += [way.node.eq(self.node), way.routes.eq(self.routes), self.window.ready.eq(1)]
+        links = [port.response for port in ports]
+        if self.ports > 1:
+            m.submodules.again = again = _Again(self.ports)
+            m.d.comb += [
+                again.routes.eq(self.routes),
+                way.repeats.eq(again.repeats),
+                way.repeated.eq(again.o),
+                again.went.eq(way.repeats_go.any()),
+                again.asks.eq(way.asks),
+                again.places.eq(way.places),
+                way.may_ask.eq(again.room),
+            ]
+            for n, link in enumerate(links):
+                i = getattr(again, f"i{n}")
+                m.d.comb += [i.valid.eq(link.valid), i.payload.eq(link.payload), link.ready.eq(i.ready)]
+            links = [getattr(again, f"o{n}") for n in range(self.ports)]
         for n, port in enumerate(ports):
             connect(m, getattr(way, f"port{n}"), port.request)
         for each, clients in ways:
@@ -137,7 +169,7 @@ class Fabric(wiring.Component):
         # Answers by client. Those of the memory come out of a register; the links' are of one already.
         m.submodules.back = back = Skid(LineResponse)
         connect(m, self.lines.response, back.i)
-        sources = [back.o, *(port.response for port in ports)]
+        sources = [back.o, *links]
         taken = []
         for number, (each, n, client) in enumerate(
             (each, n, client) for each, clients in ways for n, client in enumerate(clients)
@@ -183,6 +215,8 @@ class _WayIn(wiring.Component):
     port0 .. : :py:`Out(stream.Signature(RemoteRequest))`
     node, routes : In
         As of :class:`Fabric`; of no meaning without ports.
+    repeats, repeated, repeats_go, asks, places, may_ask
+        With several ports, as of :class:`_Again`; ``repeats_go`` says which one of ``repeats`` goes.
     window, set : In
         An entry of the window table, and that it is to be set.
     refuses : :py:`Out(clients)`
@@ -207,6 +241,7 @@ class _WayIn(wiring.Component):
                 **{f"i{n}": In(stream.Signature(self.request)) for n in range(clients)},
                 "lines": Out(stream.Signature(LineRequest)),
                 **{f"port{n}": Out(stream.Signature(RemoteRequest)) for n in range(ports)},
+                **(_repeating(ports, repeats_go=Out(ports)) if ports > 1 else {}),
                 "node": In(4),
                 "routes": In(data.ArrayLayout(route(max(ports, 1)), NODES)),
                 "window": In(WindowWrite),
@@ -279,7 +314,7 @@ class _WayIn(wiring.Component):
             fine.eq(~asked.way[0] | (asked_set & right & (request.offset < window.length))),
             goes.eq(Mux(asked_valid & fine, asked.way, 0)),
         ]
-        line, remote = Signal(LineRequest), Signal(RemoteRequest)
+        line, remote = Signal(LineRequest), Signal(RemoteRequest, name="remote")
         number = Cat(request.id, (asked.client + self.first)[:5])
         m.d.comb += [
             line.op.eq(request.op),
@@ -295,20 +330,50 @@ class _WayIn(wiring.Component):
         ]
         for n in range(ways):
             item, out = (line, self.lines) if n == 0 else (remote, getattr(self, f"port{n - 1}"))
-            m.submodules[f"queue{n}"] = queue = fifo.SyncFIFO(width=Value.cast(item).shape().width, depth=_QUEUE)
+            repeats = n > 0 and self.ports > 1
+            # One place more for what is sent again, which may come together with what was chosen.
+            depth = _QUEUE + repeats
+            m.submodules[f"queue{n}"] = queue = fifo.SyncFIFO(
+                width=Value.cast(item).shape().width + repeats, depth=depth
+            )
             # Room is kept for what was chosen, so it always goes on.
-            level, came = Signal(range(_QUEUE + 1), name=f"level{n}"), Signal(name=f"came{n}")
+            level, came = Signal(range(depth + 1), name=f"level{n}"), Signal(name=f"came{n}")
+            gone = (out.valid & out.ready) | (asked_valid & asked.way[n] & ~fine & done)
             m.d.comb += [
                 came.eq(take & Cat(turns.chosen[k] & turns.items[k].way[n] for k in clients).any()),
-                queue.w_data.eq(item),
-                queue.w_en.eq(goes[n]),
                 out.payload.eq(queue.r_data),
-                out.valid.eq(queue.r_rdy),
-                queue.r_en.eq(out.ready),
-                room[n].eq(level != _QUEUE),
+                queue.r_en.eq(out.valid & out.ready if repeats else out.ready),
             ]
-            gone = (out.valid & out.ready) | (asked_valid & asked.way[n] & ~fine & done)
-            m.d.sync += level.eq(level + came - gone)
+            if repeats:
+                k = n - 1
+                goes_again = self.repeats_go[k]
+                # Its data means nothing, and is that of another one.
+                repeated = Signal(RemoteRequest, name=f"repeated{n}")
+                m.d.comb += [
+                    goes_again.eq(self.repeats[k] & ~goes[n] & (level != depth)),
+                    repeated.data.eq(remote.data),
+                    repeated.op.eq(Op.Read),
+                    repeated.id.eq(Mux(goes_again, self.repeated.id, remote.id)),
+                    *(repeated[name].eq(Mux(goes_again, self.repeated[name], remote[name])) for name in _PLACE),
+                    queue.w_data.eq(Cat(repeated, goes_again)),
+                    queue.w_en.eq(goes[n] | goes_again),
+                    out.valid.eq(queue.r_rdy & self.may_ask[k]),
+                    room[n].eq((level < _QUEUE) & ~self.repeats[k]),
+                    self.asks[k].eq(out.valid & out.ready),
+                    self.places[k].again.eq(queue.r_data[-1]),
+                    *(self.places[k][name].eq(out.payload[name]) for name in _PLACE),
+                ]
+                with m.If(~goes_again):
+                    m.d.comb += repeated.op.eq(remote.op)
+                m.d.sync += level.eq(level + came + goes_again - gone)
+            else:
+                m.d.comb += [
+                    queue.w_data.eq(item),
+                    queue.w_en.eq(goes[n]),
+                    out.valid.eq(queue.r_rdy),
+                    room[n].eq(level != _QUEUE),
+                ]
+                m.d.sync += level.eq(level + came - gone)
             observe(m, out)
 
         # What must not be takes the place of an answer when all before it are answered, but no sooner than a memory
@@ -354,6 +419,111 @@ class _WayIn(wiring.Component):
                 m.d.sync += where.eq(way)
             m.d.comb += [busy[id].eq(level != 0), same[id].eq(where == way)]
         return ~busy.bit_select(i.payload.id, 1) | same.bit_select(i.payload.id, 1)
+
+
+def _repeating(ports, **members):
+    """Members of what takes requests that failed, and tells which requests it gives to links."""
+    place = data.StructLayout({**_PLACE, "again": 1})
+    return {
+        "repeats": In(ports),
+        "repeated": In(data.StructLayout({"id": 8, **_PLACE})),
+        "asks": Out(ports),
+        "places": Out(data.ArrayLayout(place, ports)),
+        "may_ask": In(ports),
+        **members,
+    }
+
+
+class _Again(wiring.Component):
+    """Answers of links to clients, but for reads that failed and have another way: those are asked for again.
+
+    Members
+    -------
+    i0 .. : :py:`In(stream.Signature(RemoteResponse))`
+        Of each link, in the order of its requests.
+    o0 .. : :py:`Out(stream.Signature(RemoteResponse))`
+        The same, in the same cycle, less those.
+    asks : :py:`In(ports)`, places : In
+        Of each link, that it takes a request, its place, and whether that was ``repeated``.
+    room : :py:`Out(ports)`
+        Of each link, that it may take one.
+    repeats : :py:`Out(ports)`, o : Out
+        A read that is to go to this link, until ``went``.
+    routes : In
+        As of :class:`Fabric`.
+    """
+
+    def __init__(self, ports):
+        self.ports = ports
+        of_way = _repeating(ports)
+        super().__init__(
+            {
+                **{f"i{n}": In(stream.Signature(RemoteResponse)) for n in range(ports)},
+                **{f"o{n}": Out(stream.Signature(RemoteResponse)) for n in range(ports)},
+                "routes": In(data.ArrayLayout(route(ports), NODES)),
+                "asks": In(ports),
+                "places": In(of_way["places"].shape),
+                "room": Out(ports),
+                "repeats": Out(ports),
+                "o": Out(of_way["repeated"].shape),
+                "went": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        # How many were sent again and are not answered: all of them failed on ``source``, and all went to ``to``. That
+        # one's answers never wait for anything here, so all others may wait for them.
+        out, source, to = Signal(range(2 * _ASKED)), Signal(range(self.ports)), Signal(range(self.ports))
+        none, waits, comes, sent = Signal(), Signal(), Signal(), Signal(self.ports)
+        m.d.comb += none.eq(out == 0)
+        ends, earlier = [], C(0)
+        for n in range(self.ports):
+            i, o = getattr(self, f"i{n}"), getattr(self, f"o{n}")
+            m.submodules[f"asked{n}"] = asked = fifo.SyncFIFOBuffered(
+                width=Value.cast(self.places[n]).shape().width, depth=_ASKED
+            )
+            place = data.View(self.places[n].shape(), asked.r_data)
+            there, fails, holds, other, may = (
+                Signal(name=f"{name}{n}") for name in ("there", "fails", "holds", "other", "may")
+            )
+            gives_up, way = Signal(name=f"gives_up{n}"), self.routes[place.target]
+            m.d.comb += [
+                asked.w_data.eq(self.places[n]),
+                asked.w_en.eq(self.asks[n]),
+                self.room[n].eq(asked.w_rdy),
+                there.eq(i.valid & asked.r_rdy),
+                fails.eq((i.payload.status == MemoryStatus.Failed) & (i.payload.op == Op.Read) & ~place.again),
+                holds.eq(~none & (source == n)),
+                other.eq(way.known & (way.port != n)),
+                may.eq(there & fails & ~gives_up & other & (none | (holds & (to == way.port)))),
+                sent[n].eq(may & ~earlier & (~waits | self.went)),
+                o.payload.eq(i.payload),
+                o.valid.eq(there & ~holds & (~fails | gives_up)),
+                i.ready.eq(sent[n] | (o.valid & o.ready)),
+                asked.r_en.eq(i.valid & i.ready),
+            ]
+            earlier = earlier | may
+            ends.append(o.valid & o.ready & place.again)
+            # It is offered as failed until it is taken, whatever becomes of the routes.
+            m.d.sync += gives_up.eq(
+                there & ~i.ready & (gives_up | (fails & Mux(none, ~other, (to == n) | (~holds & ~other))))
+            )
+            with m.If(sent[n]):
+                m.d.sync += [
+                    source.eq(n),
+                    to.eq(way.port),
+                    self.o.id.eq(i.payload.id),
+                    *(self.o[name].eq(place[name]) for name in _PLACE),
+                ]
+            observe(m, o)
+        m.d.comb += [comes.eq(sent.any()), self.repeats.eq(Mux(waits, 1 << to, 0))]
+        m.d.sync += [
+            waits.eq(comes | (waits & ~self.went)),
+            # Only ``to`` answers any.
+            out.eq(out + comes - Cat(ends).any()),
+        ]
+        return m
 
 
 class _Answers(wiring.Component):

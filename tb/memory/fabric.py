@@ -169,6 +169,179 @@ async def each_client_gets_its_answers_in_order(dut, stall):
     assert counted["far"] == counted["expected"] and (counted["far"] > 100) == (len(bench.ways) > 1)
 
 
+class Links:
+    """The links of a fabric, with answers in order some cycles later, and the table of routes with its detours.
+
+    A link that is cut answers all that it has and all that comes as ``Failed``, until it is mended.
+    """
+
+    DETOURS = {0: 1, 1: 2, 2: 0, 9: 0}
+
+    def __init__(self, bench, stall, delay=40):
+        self.bench, self.stall, self.delay = bench, stall, delay
+        self.lost, self.detours = set(), dict(self.DETOURS)
+        self.waiting = [deque() for _ in range(bench.component.ports)]
+        self.asked, self.writes, self.failed = Counter(), Counter(), Counter()
+        self.set_routes()
+        for n in range(bench.component.ports):
+            cocotb.start_soon(self.take(n))
+            cocotb.start_soon(self.answer(n))
+
+    def set_routes(self):
+        """As :class:`Routes` does."""
+        routes = [{"known": 0, "port": 0}] * 16
+        for node, port in ROUTES.items():
+            detour = self.detours.get(node)
+            around = detour is not None and port in self.lost and detour not in self.lost
+            routes[node] = {"known": 1, "port": detour if around else port}
+        shape = self.bench.component.signature.members["routes"].shape
+        self.bench.dut.routes.value = shape.const(routes).as_bits()
+
+    def cut(self, n):
+        self.lost.add(n)
+        self.set_routes()
+        for entry in self.waiting[n]:
+            entry["failed"] = True
+
+    def mend(self, n):
+        self.lost.discard(n)
+        self.set_routes()
+
+    async def take(self, n):
+        while True:
+            (request,) = await self.bench.receive(f"port{n}.request", 1, self.stall)
+            counts = self.writes if request.op == Op.Write else self.asked
+            counts[place(request)] += 1
+            due = self.bench.now() + self.delay
+            self.waiting[n].append({"request": request, "due": due, "failed": n in self.lost})
+
+    async def answer(self, n):
+        waiting = self.waiting[n]
+        while True:
+            while not waiting or (waiting[0]["due"] > self.bench.now() and not waiting[0]["failed"]):
+                await RisingEdge(self.bench.dut.clk)
+            request, failed = waiting[0]["request"], waiting[0]["failed"]
+            self.failed[place(request)] += failed
+            status = MemoryStatus.Failed if failed else MemoryStatus.Ok
+            data = 0 if failed else content(place(request))
+            answer = {"op": request.op, "id": request.id, "status": status, "data": data}
+            await self.bench.send(f"port{n}.response", [answer], self.stall)
+            waiting.popleft()
+
+
+@cocotb.test()
+@cocotb.parametrize(stall=[0.0, 0.5], how=["one", "any", "no_way"])
+async def reads_that_failed_are_sent_again(dut, stall, how):
+    """Links are lost and come back at random: one at a time, whose reads all succeed; any; or without detours."""
+    bench = await prepared(dut)
+    if len(bench.ways) == 1:
+        return
+    links = Links(bench, stall)
+    if how == "no_way":
+        links.detours = {}
+    cocotb.start_soon(memory(bench, "lines", stall, []))
+    random, ended, statuses = bench.random, [], Counter()
+
+    async def sabotage():
+        while len(ended) < len(bench.clients):
+            await bench.cycles(random.randint(20, 150))
+            n = random.randrange(bench.component.ports)
+            if how == "any" and n in links.lost:
+                links.mend(n)
+            else:
+                links.cut(n)
+            if how != "any":
+                await bench.cycles(random.randint(1, 150))
+                while any(entry["failed"] for entry in links.waiting[n]):
+                    await bench.cycles(1)
+                links.mend(n)
+                # What it has left to others is answered before the next one is lost.
+                await bench.cycles(600)
+        for n in range(bench.component.ports):
+            links.mend(n)
+
+    async def client(number, name):
+        requests = []
+        for k in range(400):
+            node = random.choice([*ROUTES, *ROUTES, *ROUTES, NODE])
+            op = Op.Write if random.random() < 0.1 and node != NODE else Op.Read
+            offset = 1 if node == NODE else number << 12 | k
+            requests.append({"op": op, "id": random.randrange(3), "window": node << 6, "offset": offset, "data": k})
+        cocotb.start_soon(bench.send(f"{name}.request", requests, stall))
+        answers = await bench.receive(f"{name}.response", len(requests), stall)
+        for id in range(8):
+            mine = [request for request in requests if request["id"] == id]
+            got = [answer for answer in answers if answer.id == id]
+            assert [answer.op for answer in got] == [request["op"] for request in mine]
+            for request, answer in zip(mine, got):
+                node = request["window"] >> 6
+                where = (node, 0, request["offset"])
+                if node == NODE:
+                    assert answer.status == MemoryStatus.Ok
+                    continue
+                tries, failed = (links.writes if answer.op == Op.Write else links.asked)[where], links.failed[where]
+                statuses[answer.op, MemoryStatus(answer.status), tries] += 1
+                if answer.status == MemoryStatus.Ok:
+                    assert tries == failed + 1, f"{where}: {tries} times, {failed} failed"
+                    assert answer.op == Op.Write or answer.data == content(where), where
+                else:
+                    assert answer.status == MemoryStatus.Failed and tries == failed, where
+                    assert how != "one" or answer.op == Op.Write, where
+                assert tries <= (2 if answer.op == Op.Read and how != "no_way" else 1), f"{where}: {tries} times"
+        ended.append(name)
+
+    running = [cocotb.start_soon(client(number, name)) for number, name in enumerate(bench.clients)]
+    saboteur = cocotb.start_soon(sabotage())
+    for task in running:
+        await bench.within(60_000, task, "a client")
+    await bench.within(2_000, saboteur)
+    await bench.cycles(200)
+    assert not any(bench.get(f"{name}.response.valid") for name in bench.clients)
+    cocotb.log.info(f"{how}: {dict(statuses)}")
+    assert statuses[Op.Write, MemoryStatus.Failed, 1]
+    assert how == "no_way" or statuses[Op.Read, MemoryStatus.Ok, 2] > 10
+    assert how != "no_way" or statuses[Op.Read, MemoryStatus.Failed, 1] > 10
+
+
+@cocotb.test()
+async def what_waits_for_a_read_that_is_sent_again(dut):
+    """Answers behind it on its link; not those of other links. It goes two cycles after it failed, and once."""
+    bench = await prepared(dut)
+    if len(bench.ways) == 1 or bench.stalled:
+        return
+    links = [(0, 5), (0, 6), (1, 7)]
+    requests = [{"window": node << 6, "offset": k, "id": k, "op": Op.Read} for node, k in links]
+    cocotb.start_soon(bench.send("client0.request", requests))
+    await bench.within(100, bench.receive("port0.request", 2))
+    await bench.within(100, bench.receive("port1.request", 1))
+    shape = bench.component.signature.members["routes"].shape
+    dut.routes.value = shape.const([{"known": 1, "port": 1}] * 16).as_bits()
+    answer = {"op": Op.Read, "status": MemoryStatus.Ok}
+    failed_at = await bench.within(100, bench.send("port0.response", [{"id": 5, "status": MemoryStatus.Failed}]))
+    again = await bench.within(100, bench.receive("port1.request", 1))
+    assert bench.now() - failed_at == 2
+    assert place(again[0]) == (0, 0, 5) and again[0].id == 5 and again[0].op == Op.Read
+    behind = cocotb.start_soon(bench.send("port0.response", [{**answer, "id": 6, "data": 6}]))
+    got = cocotb.start_soon(bench.receive("client0.response", 1))
+    await bench.cycles(20)
+    assert not got.done() and not behind.done()
+    await bench.within(100, bench.send("port1.response", [{**answer, "id": 7, "data": 7}]))
+    assert [a.data for a in await bench.within(100, got)] == [7]
+    # It fails again: that is its answer, though there would be another way once more.
+    dut.routes.value = shape.const([{"known": 1, "port": 2}] * 16).as_bits()
+    got = cocotb.start_soon(bench.receive("client0.response", 2))
+    await bench.within(100, bench.send("port1.response", [{"id": 5, "status": MemoryStatus.Failed}]))
+    first, second = await bench.within(100, got)
+    assert (first.id, first.status, second.id, second.data) == (5, MemoryStatus.Failed, 6, 6)
+    await bench.cycles(20)
+    assert not any(bench.get(f"port{n}.request.valid") for n in range(3))
+    # Nobody waits for it any more.
+    cocotb.start_soon(bench.send("client0.request", [{"window": 0, "offset": 1, "id": 5, "op": Op.Read}]))
+    await bench.within(100, bench.receive("port2.request", 1))
+    cocotb.start_soon(bench.send("port2.response", [{**answer, "id": 5, "data": 1}]))
+    assert (await bench.within(100, bench.receive("client0.response", 1)))[0].data == 1
+
+
 @cocotb.test()
 async def one_line_per_cycle_and_its_latency(dut):
     """By each way out: all clients together, and others' as well, one a cycle; answers as well."""
