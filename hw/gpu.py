@@ -137,7 +137,9 @@ class Gpu(wiring.Component):
         config = self.config
         chip = ChipParameters(engines=tuple(ENGINES), memory_lines=config.memory_lines, links=config.ports)
         m.submodules.host = host = HostPort(HostConfig(chip=chip))
-        m.submodules.dispatch = dispatch = Dispatch(ENGINES, depth=config.queue)
+        # A master may give compose two groups: of layers and what composes them.
+        groups = {EngineKind.Compose: max(config.queue, 2 * (config.layers + 1))}
+        m.submodules.dispatch = dispatch = Dispatch(ENGINES, depth=config.queue, deeper=groups)
         m.submodules.frame_sync = frame_sync = FrameSync()
         m.submodules.master = master = Master()
         m.submodules.windows = windows = RoundRobin(WindowWrite, 2)
