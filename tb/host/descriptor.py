@@ -15,6 +15,7 @@ from tessera.hw.host.descriptor import (
     RECORD_BYTES,
     Descriptor,
     DoneRecord,
+    Entry,
     Slot,
     TaskEntry,
     descriptor_bytes,
@@ -22,7 +23,7 @@ from tessera.hw.host.descriptor import (
 )
 from tessera.tb.bench import Dut
 
-SLOT = {"window": 6, "head": 26, "body": 26, "lines": 24}
+SLOT = {"window": 10, "head": 26, "body": 26, "lines": 24}
 FIELDS = {
     "tag": 16,
     "context": 6,
@@ -31,6 +32,8 @@ FIELDS = {
     **{f"{side}_{name}": width for side in ("source", "target") for name, width in SLOT.items()},
     "engine": 4,
     "signal": 6,
+    "number": 20,
+    "tell": 16,
     **{f"wait{n}_{name}": width for n in range(2) for name, width in (("counter", 6), ("value", 20))},
 }
 RECORD = {
@@ -47,7 +50,11 @@ RECORD = {
     "height": 16,
     "chroma_format": 2,
     "last": 1,
+    "node": 4,
+    "owner": 4,
+    "managed": 1,
 }
+ENDS = ("signal", "number", "tell")
 
 
 class Fields(wiring.Component):
@@ -71,7 +78,7 @@ class Fields(wiring.Component):
         for side in ("source", "target"):
             for name in SLOT:
                 m.d.comb += getattr(self, f"{side}_{name}").eq(getattr(getattr(d.task, side), name))
-        m.d.comb += [self.engine.eq(d.engine), self.signal.eq(d.signal)]
+        m.d.comb += [self.engine.eq(d.engine), *(getattr(self, name).eq(getattr(d, name)) for name in ENDS)]
         for n in range(2):
             for name in ("counter", "value"):
                 m.d.comb += getattr(self, f"wait{n}_{name}").eq(getattr(d.waits[n], name))
@@ -93,11 +100,14 @@ async def python_packs_what_silicon_reads(dut):
             side: {name: draw.getrandbits(width) for name, width in SLOT.items()} for side in ("source", "target")
         }
         waits = tuple((draw.randrange(1, 64), draw.getrandbits(20)) for _ in range(n % 3))
-        plain = {name: draw.getrandbits(FIELDS[name]) for name in ("tag", "context", "timestamp", "params", "signal")}
+        plain = {name: draw.getrandbits(FIELDS[name]) for name in ("tag", "context", "timestamp", "params", *ENDS)}
         engine = draw.choice([*EngineKind, 15])
         entry = TaskEntry(engine, **{side: Slot(**slot) for side, slot in slots.items()}, waits=waits, **plain)
         dut.descriptor.value = int.from_bytes(descriptor_bytes(entry), "little")
         await Timer(1, unit="ns")
+        # What the host makes is a task of its own.
+        read = Descriptor.from_bits(int(dut.descriptor.value))
+        assert (read.entry, read.managed, read.owner) == (Entry.Task, 0, 0)
         wanted = {**plain, "engine": engine if engine == 15 else engine.value}
         wanted |= {f"{side}_{name}": value for side, slot in slots.items() for name, value in slot.items()}
         for k in range(2):
@@ -128,6 +138,8 @@ async def what_does_not_fit_is_named(dut):
         ({"waits": ((1, 0), (2, 0), (3, 0))}, "two at most"),
         ({"waits": ((64, 0),)}, "counters 1 to 63"),
         ({"signal": 64}, "counters 1 to 63"),
+        ({"number": 1 << 20}, "number is 1048576"),
+        ({"tell": 1 << 16}, "tell is 65536"),
     ):
         try:
             descriptor_bytes(TaskEntry(EngineKind.Ingest, **wrong))
