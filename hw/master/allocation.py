@@ -148,8 +148,6 @@ class Allocation(wiring.Component):
         Tasks may be moved.
     tell : :py:`In(16)`
         Nodes that work together: all are told of what is done.
-    node : :py:`In(4)`
-        This chip's number.
     read : :py:`Out(6)`, count : :py:`In(20)`
         A counter, and its count one cycle later.
     hold : :py:`In(1)`
@@ -171,7 +169,6 @@ class Allocation(wiring.Component):
                 "threshold": In(24),
                 "moves": In(1),
                 "tell": In(NODES),
-                "node": In(4),
                 "read": Out(6),
                 "count": In(20),
                 "hold": In(1),

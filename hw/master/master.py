@@ -219,7 +219,6 @@ class Master(wiring.Component):
 
         m.d.comb += [
             allocation.clear.eq(self.clear),
-            allocation.node.eq(self.node),
             allocation.count.eq(self.count),
             allocation.hold.eq(self.hold),
             self.read.eq(allocation.read),

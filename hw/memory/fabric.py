@@ -55,8 +55,7 @@ class Fabric(wiring.Component):
     longer than the offset. Any other request is answered ``Refused`` and told on ``refused``; one for a node without a
     route is answered ``Failed``. To keep the order within its id, such an answer waits until its client's earlier
     requests are answered, comes two cycles after its request or later, and holds back all others that come the same way
-    in. For the same reason a request waits
-    until none of its id is under way to another place.
+    in. For the same reason a request waits until none of its id is under way to another place.
 
     A read that a link answers as ``Failed`` is sent once more if ``routes`` has its node behind another link by then,
     and the client sees that answer alone, whatever it is. Without another way it is answered ``Failed``. Answers of the
@@ -224,13 +223,13 @@ class _WayIn(wiring.Component):
     refusal : :py:`Out(Response)`
     answered, answered_id : In
         Of each client, that a response is taken, and its id.
+    refused : :py:`Out(stream.Signature(Refusal))`
 
     Parameters
     ----------
     clients, ports : int
     first : int
         0 for this chip's own clients; else they are other chips', and this is the first one's number.
-    refused : :py:`Out(stream.Signature(Refusal))`
     """
 
     def __init__(self, clients, ports, *, first=0):

@@ -115,7 +115,7 @@ class Chips(Bench):
         self.ends = deque()
         self.tell = self.random.getrandbits(16)
         dut.run.value, dut.clear.value, dut.hold.value, dut.count.value = 0, 0, 0, 0
-        dut.node.value, dut.tell.value = 0, self.tell
+        dut.tell.value = self.tell
         dut.threshold.value, dut.moves.value = threshold, moves
         if reset:
             await self.reset()
