@@ -44,6 +44,9 @@ class Stage(data.Struct):
     """The first of the stages whose source it is; 0: none."""
     next_reader: 6
     """The next one with the same source; 0: none."""
+    freed_by: 6
+    """The stage whose task of the same number is the last one to read what this one's reads: of a layer, what composes
+    it. 0: itself."""
     pool: Pool
     """Which its tasks fill."""
     numerator: 12
@@ -130,9 +133,8 @@ class Allocation(wiring.Component):
 
     Once given out it stays. Groups are given out whole, count as one task, and nothing comes between.
 
-    Stages are looked at in turns. A look takes 4 or 5 cycles if nothing is due. To that come at most one for each
-    reader, 21 for what is due, 2 if it is moved, 6 for each task that is given out, and one for each frame by which its
-    source goes on.
+    Stages are looked at in turns. While ``task`` is taken at once, a look takes at most 80 cycles for each stage of its
+    group.
 
     Members
     -------
@@ -190,7 +192,7 @@ class Allocation(wiring.Component):
                 "rest": 13,
                 "due": 1,
                 "where": 4,
-                "done": 20,  # tasks over, of which the source's slots are reckoned free
+                "done": 20,  # tasks over, of which it is reckoned what they freed
                 "freed": 20,
                 "freed_rest": 13,
                 "address": 64,
@@ -223,7 +225,8 @@ class Allocation(wiring.Component):
         m.d.comb += [
             stage_get.addr.eq(asked),
             state_get.addr.eq(asked),
-            self.read.eq(asked),
+            # Of what frees the source: no further on than the stage's own, so it says what is near as well.
+            self.read.eq(Mux(own.freed_by == 0, number, own.freed_by)),
             state_put.addr.eq(number),
             state_put.data.eq(now),
             place_get.addr.eq(Cat(now.frame[:5], own.source)),
@@ -291,7 +294,7 @@ class Allocation(wiring.Component):
             # A look at a stage: what its tasks have freed of its source, and whether its next task is due.
             with m.State("Look"):
                 m.d.sync += [own.eq(other), now.eq(its)]
-                m.d.comb += asked.eq(number)
+                m.d.comb += self.read.eq(Mux(other.freed_by == 0, number, other.freed_by))
                 m.next = "Count"
             with m.State("Count"):
                 m.d.comb += asked.eq(own.source)
@@ -303,7 +306,6 @@ class Allocation(wiring.Component):
                 with m.Else():
                     m.next = "Source"
             with m.State("Free"):
-                m.d.comb += asked.eq(number)
                 with m.If((now.freed_rest >= own.denominator) & (own.denominator != 0)):
                     m.d.sync += [now.freed_rest.eq(now.freed_rest - own.denominator), now.freed.eq(now.freed + 1)]
                 with m.Else():

@@ -68,8 +68,7 @@ class Master(wiring.Component):
     A master takes one job: stages and starts that come while it runs are dropped. Setting the submission ring again
     (``clear``) forgets it.
 
-    An entry that comes from the host or another chip is given on in the cycle in which it comes, unless others come
-    too; a record to the host one cycle after.
+    What comes is given on in the same cycle, unless something else comes for the same place.
 
     Members
     -------

@@ -13,6 +13,8 @@ from tessera.hw.master.frame_sync import AHEAD
 from tessera.tb.bench import Bench, Dut, streams_of
 
 DUTS = {"allocation": Dut(Allocation, watched=True)}
+LOOK = 80
+"""Cycles of a look, for each stage of a group."""
 LATE = 1500
 """Cycles after which what should have been done at the next look is late."""
 
@@ -143,6 +145,7 @@ class Chips(Bench):
             stage = {name: getattr(plan, name) for name in ("engine", "frames", "source", "numerator", "denominator",
                      "home", "nodes", "movable", "follows", "joined", "cost", "params", "step", "pool")}  # fmt: skip
             stage |= {"readers": readers[0], "next_reader": after[0] if after else 0}
+            stage["freed_by"] = self.last(number) if plan.joined else 0
             await self.within(100, self.send("stage", [{"number": number, "stage": stage}]))
 
     def count(self, stage):
@@ -168,11 +171,17 @@ class Chips(Bench):
         if old < 0:
             return True
         for reader in plan.readers:
-            its = self.plans[reader]
+            its, last = self.plans[reader], self.last(reader)
             for k in range(its.frames):
-                if its.reads(k, self.plans) <= old and k not in self.done[reader]:
+                if its.reads(k, self.plans) <= old and k not in self.done[last]:
                     return False
         return True
+
+    def last(self, stage):
+        """The last stage of its group: a layer is read by what composes it."""
+        while self.plans[stage].joined:
+            stage += 1
+        return stage
 
     def is_due(self, stage):
         """Whether the next task of a stage could be given out."""
@@ -216,14 +225,11 @@ class Chips(Bench):
         else:
             assert waits == [(0, 0), (0, 0)] and task.source.as_bits() == 0, what
         key = node, plan.engine
-        last = stage
-        while self.plans[last].joined:
-            last += 1
         if key in self.groups:
             assert self.groups[key] == stage, f"{what} comes amid a group"
             del self.groups[key]
         else:
-            assert stage == self.members(last)[0], f"{what} is not its group's first"
+            assert stage == self.members(self.last(stage))[0], f"{what} is not its group's first"
             assert self.given_to[key] < PLACED, f"{what} is one too many"
         if plan.joined:
             self.groups[key] = stage + 1
@@ -280,8 +286,12 @@ class Chips(Bench):
     async def _watch(self):
         """Moves, and what should have been moved."""
         shape = self.component.signature.members["move"].shape
+        looked = 0
         while True:
             await ReadOnly()
+            looked = looked + 1 if self.get("busy") else 0
+            most = LOOK * max(len(self.members(stage)) for stage in self.plans)
+            assert self.stall or looked < most, f"a look takes more than {most} cycles"
             move = shape.from_bits(self.port("move").value.to_unsigned())
             if move.valid:
                 plan = self.plans[move.stage]

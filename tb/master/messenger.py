@@ -123,7 +123,7 @@ async def each_node_is_told_once(dut, stall):
 
 @cocotb.test()
 async def it_is_quick(dut):
-    """Two cycles from a cast to the links, one more for each other node behind the same one."""
+    """Two cycles from a cast to the links, one more for each other node behind the same one; one for all else."""
     bench = MessengerBench(dut, DUTS)
     ports = bench.component.ports
     await bench.start([node % ports for node in range(16)])
@@ -136,6 +136,17 @@ async def it_is_quick(dut):
             # Taken at the end of the cycle in which it is there.
             assert cycles == [2 + k for k in range(len(mine))], (nodes, cycles)
             bench.sent[n].clear()
+    for n in range(ports):
+        at = await bench.post(n, LetterKind.Task, 7)
+        await bench.cycles(5)
+        assert [cycle - at for _, _, cycle in bench.posted[n]] == [1]
+        for path, lines in (("come", 0), ("came", 1)):
+            parts = bench.parts(bench.draw(), lines)
+            parts[0]["body"] = SESSION
+            taking = cocotb.start_soon(bench.receive(path, 1))
+            at = await bench.send(f"i{n}", [{"kind": Kind.SyncFirst.value, "here": 1, "part": parts[0]}])
+            await bench.within(5, taking)
+            assert bench.now() - at == 1, path
 
 
 @cocotb.test()

@@ -106,17 +106,21 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("change", BAD)
-def test_bad_file_gets_one_line(tmp_path, change):
-    before, after, key, expected = BAD[change]
-    assert GOOD.count(before) == 1
-    file = job_of(tmp_path, GOOD.replace(before, after))
+def gets_one_line(tmp_path, good, before, after, key, expected):
+    """A job with one piece changed is refused, by a line that names the file and the key."""
+    assert good.count(before) == 1
+    file = job_of(tmp_path, good.replace(before, after))
     with pytest.raises(JobError) as error:
         load_job(file)
     line = str(error.value)
     assert "\n" not in line
     assert line.startswith(f"{file}: {key}")
     assert expected in line
+
+
+@pytest.mark.parametrize("change", BAD)
+def test_bad_file_gets_one_line(tmp_path, change):
+    gets_one_line(tmp_path, GOOD, *BAD[change])
 
 
 WALL = """
@@ -255,12 +259,7 @@ BAD_WALL = {
 
 @pytest.mark.parametrize("change", BAD_WALL)
 def test_bad_composition_gets_one_line(tmp_path, change):
-    before, after, key, expected = BAD_WALL[change]
-    assert WALL.count(before) == 1
-    with pytest.raises(JobError) as error:
-        load_job(job_of(tmp_path, WALL.replace(before, after)))
-    line = str(error.value)
-    assert "\n" not in line and line.startswith(f"{tmp_path / 'job.toml'}: {key}") and expected in line, line
+    gets_one_line(tmp_path, WALL, *BAD_WALL[change])
 
 
 def test_no_more_layers_than_the_chip_has(tmp_path):
